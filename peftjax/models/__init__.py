@@ -1,0 +1,1 @@
+"""The functional decoder, its configuration, tokenizers and generation. Nothing here knows a fine-tuning method."""

@@ -1,0 +1,214 @@
+"""The decoder: one functional Flax Linen transformer for every family.
+
+    tokens [B, T] --embed--> x [B, T, D] --L blocks--> hidden [B, T, D] --head--> logits [B, T, V]
+    block:  x += attn(norm(x));  x += mlp(norm(x))          mlp(h) = down(act(gate(h)) * up(h))
+
+Parameters (see `peftjax.nn.tree` for the names of segments):
+
+    embed/embedding [V, D]                 blocks/attn_norm/scale [L, D]      blocks/mlp_norm/scale [L, D]
+    blocks/attn/{q,k,v,o}/kernel           blocks/mlp/{gate,up,down}/kernel   final_norm/scale [D]
+    head/kernel [D, V] unless tied
+
+Layers are scanned, or unrolled, or cut into scanned segments; the head is apart from the trunk (`hidden`, `logits`), so that a loss
+asks for logits only where it needs them. The model reads kernels through `dot` and passes values through named sites; it knows no
+fine-tuning method.
+
+Axes: B batch, T tokens, S cache slots, D width, H heads, G key/value heads, K head size, L layers, V vocabulary.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from peftjax.models.attention import Cache, attend_causally, attention_mask, rotary_angles, rotate
+from peftjax.models.config import DecoderConfig
+from peftjax.nn.layers import ACTIVATIONS, Embed, Head, Linear, RMSNorm
+from peftjax.nn.sites import site
+from peftjax.nn.tree import stack_name
+
+REMAT = ("none", "attention", "block")
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over h [B, T, D], with rotary positions; returns ([B, T, D], new keys and values)."""
+
+    config: DecoderConfig
+    remat: bool
+
+    @nn.compact
+    def __call__(self, h, angles, mask, layer_cache, slot):
+        c = self.config
+        batch, length = h.shape[:2]
+        q = Linear(c.heads * c.head_size, c.qkv_bias, name="q")(h).reshape(batch, length, c.heads, c.head_size)
+        k = Linear(c.kv_heads * c.head_size, c.qkv_bias, name="k")(h).reshape(batch, length, c.kv_heads, c.head_size)
+        v = Linear(c.kv_heads * c.head_size, c.qkv_bias, name="v")(h).reshape(batch, length, c.kv_heads, c.head_size)
+        q, k = rotate(q, angles), rotate(k, angles)
+        if layer_cache is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(layer_cache[0], k.astype(layer_cache[0].dtype), slot, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(layer_cache[1], v.astype(layer_cache[1].dtype), slot, axis=1)
+            layer_cache = (k, v)
+        attend = jax.checkpoint(attend_causally, prevent_cse=False) if self.remat else attend_causally
+        out = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask)
+        out = Linear(c.width, c.out_bias, name="o")(out.reshape(batch, length, c.heads * c.head_size))
+        return out, layer_cache
+
+
+class MLP(nn.Module):
+    """Gated MLP: h [B, T, D] -> [B, T, D]."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, h):
+        c = self.config
+        gate = ACTIVATIONS[c.activation](Linear(c.ff, c.mlp_bias, name="gate")(h))
+        return Linear(c.width, c.mlp_bias, name="down")(gate * Linear(c.ff, c.mlp_bias, name="up")(h))
+
+
+class Block(nn.Module):
+    """One layer: x [B, T, D] -> (x, its cache), in the form that `nn.scan` wants."""
+
+    config: DecoderConfig
+    remat: str
+
+    @nn.compact
+    def __call__(self, x, angles, mask, slot, layer_cache):
+        c = self.config
+        h = site(self, "attn_in", RMSNorm(c.norm_eps, name="attn_norm")(x), residual=x)
+        u, layer_cache = Attention(c, self.remat == "attention", name="attn")(h, angles, mask, layer_cache, slot)
+        x = x + site(self, "attn_out", u, residual=x, normed=h)
+        h = site(self, "mlp_in", RMSNorm(c.norm_eps, name="mlp_norm")(x), residual=x)
+        u = MLP(c, name="mlp")(h)
+        x = x + site(self, "mlp_out", u, residual=x, normed=h)
+        return site(self, "block_out", x), layer_cache
+
+
+class Decoder(nn.Module):
+    """The whole model.
+
+    Attributes:
+        config: the architecture.
+        segments: lengths of the scanned segments, summing to `config.layers`; () is one segment. Cutting below the lowest adapted
+            layer saves the backward pass through the lower ones.
+        remat: "none" keeps what the backward pass wants, "attention" recomputes the attention scores, "block" recomputes each block.
+        unroll: writes the layers out instead of looping (longer to compile).
+        dtype: of activations; parameters are cast to it where they are used.
+    """
+
+    config: DecoderConfig
+    segments: tuple[int, ...] = ()
+    remat: str = "none"
+    unroll: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        c = self.config
+        if self.remat not in REMAT:
+            raise ValueError(f"remat is {self.remat!r}; it may be {', '.join(REMAT)}")
+        self.embed = Embed(c.vocab_size, c.width, self.dtype)
+        self.final_norm = RMSNorm(c.norm_eps)
+        self.head = Head(c.vocab_size, c.tied)
+        block = nn.remat(Block, prevent_cse=False) if self.remat == "block" else Block
+        self.spans = segment_spans(c.layers, self.segments)
+        for start, stop in self.spans:
+            stack = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
+                length=stop - start,
+                unroll=stop - start if self.unroll else 1,
+            )
+            setattr(self, stack_name(start, stop, c.layers), stack(c, self.remat))
+
+    def __call__(self, tokens, *, segments=None, positions=None):
+        """tokens [B, T] int -> logits [B, T, V]; see `hidden` for the other arguments."""
+        return self.logits(self.hidden(tokens, segments=segments, positions=positions)[0])
+
+    def hidden(self, tokens, *, segments=None, positions=None, cache: Cache | None = None):
+        """The trunk: tokens [B, T] -> (final hidden states [B, T, D], cache or None).
+
+        Args:
+            tokens: ids.
+            segments: [B, T] int; a token sees earlier tokens of its own segment only, and 0 is padding. Default: all 1.
+            positions: [B, T] int, rotary positions; must restart in each segment. Default: counted within each segment.
+            cache: keys and values of earlier tokens; the new ones are written at its next free slots.
+        """
+        c = self.config
+        segments = jnp.ones_like(tokens) if segments is None else segments
+        if positions is None:
+            seen = 0 if cache is None else jnp.sum(cache.segments[:, :, None] == segments[:, None, :], axis=1)
+            positions = count_within(segments) + seen
+        key_segments, slot = segments, 0
+        if cache is not None:
+            slot = cache.used
+            key_segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, slot, axis=1)
+        angles = rotary_angles(positions, c.head_size, c.rope_base)
+        mask = attention_mask(segments, key_segments, slot, c.window)
+
+        x = site(self, "embed_out", self.embed(tokens))
+        keys_values = []
+        for start, stop in self.spans:
+            part = None if cache is None else (cache.k[start:stop], cache.v[start:stop])
+            x, part = getattr(self, stack_name(start, stop, c.layers))(x, angles, mask, slot, part)
+            keys_values.append(part)
+        x = site(self, "final_out", self.final_norm(x))
+        if cache is not None:
+            k, v = (jnp.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*keys_values, strict=True))
+            cache = Cache(k, v, key_segments, slot + tokens.shape[1])
+        return x, cache
+
+    def logits(self, hidden):
+        """The head: hidden [..., D] -> logits [..., V], in the dtype of `hidden`."""
+        return self.head(hidden, self.embed.table())
+
+
+def count_within(segments):
+    """Position of each token among those of its own segment and row: segments [B, T] -> [B, T]."""
+    same = segments[:, :, None] == segments[:, None, :]
+    earlier = jnp.tril(jnp.ones((segments.shape[1],) * 2, bool), -1)
+    return jnp.sum(same & earlier[None], axis=-1)
+
+
+def segment_spans(layers: int, segments: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """(start, stop) of each scanned segment; () is one segment of all layers."""
+    segments = tuple(segments) or (layers,)
+    if sum(segments) != layers or min(segments) < 1:
+        raise ValueError(f"segments {segments} do not add up to {layers} layers, one or more each")
+    ends = [sum(segments[: i + 1]) for i in range(len(segments))]
+    return tuple((stop - n, stop) for stop, n in zip(ends, segments, strict=True))
+
+
+def init_params(config: DecoderConfig, key: jax.Array, **options) -> dict:
+    """Random parameters of a decoder, float32: for tests and for training from scratch."""
+    return Decoder(config, **options).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+
+def abstract_params(config: DecoderConfig, **options) -> dict:
+    """Shapes and dtypes of a decoder's parameters, nothing allocated."""
+    return jax.eval_shape(lambda key: init_params(config, key, **options), jax.random.key(0))
+
+
+def cut(params: dict, config: DecoderConfig, segments: tuple[int, ...]) -> dict:
+    """The same parameters, whole or cut before, with the stack cut into `segments`; () joins it into one.
+
+    Args:
+        params: a tree without adapters on some layers only (each stack must hold the same paths).
+    """
+    spans, rest, stacks = segment_spans(config.layers, segments), {}, {}
+    for name, value in params.items():
+        if name == "blocks" or name.startswith("blocks_"):
+            start = 0 if name == "blocks" else int(name.split("_")[1])
+            stacks[start] = value
+        else:
+            rest[name] = value
+    ordered = [stacks[start] for start in sorted(stacks)]
+    lengths = [jax.tree.leaves(stack)[0].shape[0] for stack in ordered]
+    if segment_spans(config.layers, tuple(lengths)) == spans:
+        return params
+    whole = ordered[0] if len(ordered) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *ordered)
+    for start, stop in spans:
+        rest[stack_name(start, stop, config.layers)] = jax.tree.map(lambda x, a=start, b=stop: x[a:b], whole)
+    return rest

@@ -1,0 +1,118 @@
+"""Linear, Embed, RMSNorm and Head: Linen layers that read their weights as kernels.
+
+Linen checks a stored parameter leaf by leaf against its initial value, which a node cannot pass; so `read` takes what is stored
+and checks the logical shape itself. Kernels are [in, out].
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from peftjax.nn.kernels import attend, dense, dot, lookup
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "tanh": jnp.tanh,
+    "linear": lambda x: x,
+}
+
+
+def read(module: nn.Module, name: str, init, shape: tuple[int, ...]):
+    """The parameter `name`: what is stored, array or node, else `init(key, shape, float32)`.
+
+    Raises:
+        ValueError: the stored logical shape is not `shape`.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape, jnp.float32)
+    value = module.get_variable("params", name)
+    if tuple(value.shape) != tuple(shape):
+        where = "/".join((*module.scope.path, name))
+        raise ValueError(f"{where} has shape {tuple(value.shape)}; the model asks for {tuple(shape)}")
+    return value
+
+
+def optional(module: nn.Module, name: str):
+    """The parameter `name` where the tree holds one, else None: what a method may add (a bias, an untied head)."""
+    return module.get_variable("params", name) if module.has_variable("params", name) else None
+
+
+def dropout_key(module: nn.Module):
+    """A key of this module's own at training time, None otherwise."""
+    return module.make_rng("dropout") if module.has_rng("dropout") else None
+
+
+class Linear(nn.Module):
+    """x [..., in] -> x W + bias [..., features]. A bias is read where the tree holds one, created with `use_bias`."""
+
+    features: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = read(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        y = dot(x, kernel, dropout_key(self))
+        if self.use_bias:
+            bias = read(self, "bias", nn.initializers.zeros, (self.features,))
+        else:
+            bias = optional(self, "bias")
+        return y if bias is None else y + jnp.broadcast_to(dense(bias).astype(y.dtype), y.shape)
+
+
+class Embed(nn.Module):
+    """ids [...] -> rows [..., D] of `embedding` [V, D]; `table` hands the kernel to a tied head."""
+
+    vocab_size: int
+    width: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.embedding = read(self, "embedding", nn.initializers.normal(0.02), (self.vocab_size, self.width))
+
+    def __call__(self, ids):
+        return lookup(ids, self.embedding, self.dtype, dropout_key(self))
+
+    def table(self):
+        """The embedding kernel itself."""
+        return self.embedding
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale, computed in float32, returned in x's dtype (1910.07467, 2019)."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = dense(read(self, "scale", nn.initializers.ones, (x.shape[-1],)))
+        return rms_norm(x, scale, self.eps)
+
+
+def rms_norm(x, scale, eps: float):
+    """RMS norm over the last axis: x [..., D], scale [D] -> x's dtype."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * jnp.broadcast_to(scale.astype(jnp.float32), wide.shape)).astype(x.dtype)
+
+
+class Head(nn.Module):
+    """Hidden states [..., D] -> logits [..., V]: by `kernel` [D, V] where the tree holds one, else by the tied embedding."""
+
+    vocab_size: int
+    tied: bool
+
+    @nn.compact
+    def __call__(self, x, embedding):
+        if self.tied:
+            kernel = optional(self, "kernel")
+        else:
+            kernel = read(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.vocab_size))
+        if kernel is None:
+            return attend(x, embedding, dropout_key(self))
+        return dot(x, kernel, dropout_key(self))

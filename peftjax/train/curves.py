@@ -1,0 +1,147 @@
+"""The curves of a run as PNG files, drawn from its log and its result.
+
+    loss.png            training loss a step, its running mean, and the loss on held-out records
+    learning_rate.png   the learning rate a step
+    metrics.png         each metric at each evaluation with its 95 % interval
+    forgetting.png      change of the loss on general text since before training
+
+Colours: the first of a palette that colour-blind readers tell apart (Okabe and Ito, 2008); lines also differ by marker.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from peftjax.train.result import write_atomically
+
+BLUE, ORANGE, GREEN, RED, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+COLOURS, MARKERS = (BLUE, RED, GREEN, PURPLE, ORANGE), "osD^v"
+SMOOTHING = 0.9  # of the running mean, at 100 steps; fewer steps are smoothed less
+
+
+def write_curves(folder: Path, log: Sequence[Mapping], evaluations: Sequence[Mapping]) -> list[str]:
+    """Draw those curves that there are numbers for; the names of the files written into `folder`.
+
+    Args:
+        folder: where to; created if needed.
+        log: lines of metrics.jsonl; those with "loss" are training steps.
+        evaluations: of result.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        "loss.png": _loss(_series(log, "loss"), _series(evaluations, "loss")),
+        "learning_rate.png": _learning_rate(_series(log, "learning_rate")),
+        "metrics.png": _metrics(evaluations),
+        "forgetting.png": _forgetting(_series(evaluations, "forgetting")),
+    }
+    for name, figure in drawn.items():
+        if figure is not None:
+            image = io.BytesIO()
+            figure.savefig(image, format="png", dpi=120)
+            write_atomically(folder / name, image.getvalue())
+    return [name for name, figure in drawn.items() if figure is not None]
+
+
+def smoothed(values: Sequence[float], weight: float) -> list[float]:
+    """Running mean in which older values fade by `weight` a step, without the pull towards 0 at the start (as in Adam).
+
+    Values that are not finite are passed over.
+    """
+    mean, total, means = 0.0, 0.0, []
+    for value in values:
+        if math.isfinite(value):
+            mean, total = weight * mean + (1 - weight) * value, weight * total + (1 - weight)
+        means.append(mean / total if total else math.nan)
+    return means
+
+
+def _series(lines: Sequence[Mapping], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of the lines that have `name`."""
+    found = [(line["step"], float(line[name])) for line in lines if line.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _axes(title: str, y_label: str):
+    """A figure of 7 by 4 inches and its axes. The figure is an object of its own: nothing is shared with pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("training step")
+    axes.set_ylabel(y_label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=2))
+    axes.grid(True, color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _loss(train: tuple[list[int], list[float]], held_out: tuple[list[int], list[float]]):
+    """Training and held-out loss; None without either."""
+    if not train[0] and not held_out[0]:
+        return None
+    figure, axes = _axes("Loss on response tokens", "loss (nats per token)")
+    if train[0]:
+        axes.plot(*train, color=BLUE, alpha=0.3, linewidth=1, label="training, each step")
+        weight = SMOOTHING if len(train[0]) >= 100 else max(0.0, 1 - 10 / max(len(train[0]), 1))
+        axes.plot(train[0], smoothed(train[1], weight), color=BLUE, linewidth=2, label="training, running mean")
+    if held_out[0]:
+        axes.plot(*held_out, color=RED, marker="s", markersize=5, linewidth=1.5, label="held-out records")
+    values = [value for value in train[1] + held_out[1] if math.isfinite(value) and value > 0]
+    if values and max(values) > 20 * min(values):  # a fine-tuning loss often falls by two orders of magnitude
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    elif values:
+        axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _learning_rate(series: tuple[list[int], list[float]]):
+    """Learning rate a step; None when it was not logged."""
+    if not series[0]:
+        return None
+    figure, axes = _axes("Learning rate", "learning rate")
+    axes.plot(*series, color=BLUE, linewidth=2)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    return figure
+
+
+def _metrics(evaluations: Sequence[Mapping]):
+    """All metrics with their intervals; None when none was measured."""
+    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.get("metrics") or {}))
+    if not names:
+        return None
+    figure, axes = _axes("Metrics on held-out records", "score (%), 95 % interval")
+    for number, name in enumerate(names):
+        points = [(evaluation["step"], evaluation["metrics"][name]) for evaluation in evaluations
+                  if name in (evaluation.get("metrics") or {})]
+        steps, mean, low, high = zip(*((step, *(100 * float(point[key]) for key in ("mean", "low", "high")))
+                                       for step, point in points))
+        errors = [[middle - end for middle, end in zip(mean, low)], [end - middle for middle, end in zip(mean, high)]]
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 5}
+        axes.errorbar(steps, mean, yerr=errors, linewidth=1.5, elinewidth=1, capsize=3, label=name.replace("_", " "), **look)
+    axes.set_ylim(-2, 102)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _forgetting(series: tuple[list[int], list[float]]):
+    """Change of the loss on general text; None when it was not measured."""
+    if not series[0]:
+        return None
+    figure, axes = _axes("Forgetting: change of the loss on general text", "change (nats per token)")
+    axes.axhline(0.0, color="#666666", linewidth=1)
+    axes.plot(*series, color=BLUE, marker="o", markersize=5, linewidth=1.5)
+    span = max((abs(value) for value in series[1] if math.isfinite(value)), default=0.0)
+    if span < 0.01:  # a change too small to matter must not fill the picture
+        axes.set_ylim(-0.01, 0.01)
+    axes.annotate("above 0: worse than the untouched base", (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8,
+                  color="#555555")
+    return figure

@@ -1,0 +1,113 @@
+"""Evaluation of a run: loss and perplexity on held-out rows, metrics on generated text, forgetting on general text.
+
+Forgetting is the change of the loss (mean nats a token) on the same general text, against the base without adapters: exactly 0 for the
+untouched base, as both are computed by one compiled program from equal weights.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from peftjax.data.batches import eval_batches
+from peftjax.evals.metrics import evaluate, perplexity
+from peftjax.models.decoder import Decoder
+from peftjax.models.generate import generate_ids
+from peftjax.peft.partition import combine
+from peftjax.train.inputs import Held
+from peftjax.train.loss import token_losses
+
+
+@dataclasses.dataclass(frozen=True)
+class RowLosses:
+    """Per held-out row: summed negative log-likelihood [n] (nats), tokens that carry loss [n], of these rightly predicted [n]."""
+
+    nll: np.ndarray
+    tokens: np.ndarray
+    right: np.ndarray
+
+    def summary(self) -> dict[str, float]:
+        """loss (mean nats a token), perplexity, token_accuracy, and teacher_forced_exact_match: rows with every token right, which for greedy
+        decoding is the same as the generated text being right."""
+        nll, tokens = float(self.nll.sum()), float(self.tokens.sum())
+        return {
+            "loss": nll / tokens, "perplexity": perplexity(nll, tokens), "token_accuracy": float(self.right.sum()) / tokens,
+            "teacher_forced_exact_match": float(np.mean(self.right == self.tokens)),
+        }
+
+
+class Evaluator:
+    """Evaluates parameters of one model.
+
+    Args:
+        model: the decoder.
+        tokenizer: of the base.
+        options: `config.eval`.
+        held: rows by name, see `Inputs`.
+        length: tokens of a packed row.
+    """
+
+    def __init__(self, model: Decoder, tokenizer: Any, options: Any, held: dict[str, Held], length: int):
+        self.model, self.tokenizer, self.options, self.held, self.length = model, tokenizer, options, held, length
+        self._losses = jax.jit(lambda trainable, frozen, batch: token_losses(model, combine(trainable, frozen), batch))
+
+    def row_losses(self, name: str, trainable: Any, frozen: Any) -> RowLosses:
+        """Losses of every row of one held-out set."""
+        rows = self.held[name].tokens
+        nll, tokens, right = (np.zeros(len(rows)) for _ in range(3))
+        for batch, owners in eval_batches(rows, self.options.batch_size, max(self.length, rows.max_length)):
+            losses, hits = jax.device_get(self._losses(trainable, frozen, batch))
+            segments = np.take_along_axis(batch.segments, batch.loss_positions, axis=1)
+            used = batch.weights > 0
+            row = np.take_along_axis(owners, np.maximum(segments - 1, 0), axis=1)[used]
+            np.add.at(nll, row, losses[used])
+            np.add.at(tokens, row, 1)
+            np.add.at(right, row, hits[used])
+        return RowLosses(nll, tokens, right)
+
+    def predictions(self, name: str, trainable: Any, frozen: Any) -> list[str]:
+        """Greedy answers to the prompts of one held-out set, in the order of its rows."""
+        held, params = self.held[name], combine(trainable, frozen)
+        ids = generate_ids(
+            self.model, params, held.tokens.prompts(), self.tokenizer.eos_id, max_new=self.options.max_new, pad_id=self.tokenizer.pad_id,
+            batch_size=self.options.generate_batch_size,
+        )
+        return [self.tokenizer.decode(row).strip() for row in ids]
+
+    def run(self, step: int, split: str, trainable: Any, frozen: Any, base_general_loss: float | None) -> dict:
+        """One evaluation as plain data: see `peftjax.train.report` for the fields.
+
+        Args:
+            step: updates done so far.
+            split: "validation" or "test": what text is generated for.
+            base_general_loss: loss of the untouched base on the general text; None where this evaluation is of the base itself.
+        """
+        found: dict[str, Any] = {"step": step, "split": split, "metrics": {}, "predictions": []}
+        measured = "validation" if "validation" in self.held else "test"
+        if measured in self.held:
+            found |= self.row_losses(measured, trainable, frozen).summary()
+        if split in self.held:
+            rows = self.row_losses(split, trainable, frozen)
+            found[f"{split}_loss"] = rows.summary()["loss"]
+            found |= self._generated(split, trainable, frozen, rows)
+        if "general" in self.held:
+            found["general_loss"] = self.row_losses("general", trainable, frozen).summary()["loss"]
+            found["forgetting"] = 0.0 if base_general_loss is None else found["general_loss"] - base_general_loss
+        for name in ("loss", "general_loss"):
+            if name in found and not math.isfinite(found[name]):
+                raise FloatingPointError(f"{name} at step {step} is {found[name]}: training has diverged; lower the learning rate")
+        return found
+
+    def _generated(self, split: str, trainable: Any, frozen: Any, rows: RowLosses) -> dict:
+        records = self.held[split].records
+        items = [{"id": r.id, "nll": float(n), "tokens": int(t)} for r, n, t in zip(records, rows.nll, rows.tokens, strict=True)]
+        if not self.options.generate or not all(record.response and record.prompt_text for record in records):
+            return {"predictions": items}
+        texts = self.predictions(split, trainable, frozen)
+        metrics = evaluate(texts, [(r.response_text, r.extra.get("aliases", ())) for r in records], list(self.options.metrics))
+        for i, (item, record, text) in enumerate(zip(items, records, texts, strict=True)):
+            item |= {"prompt": record.prompt_text, "reference": record.response_text, "prediction": text}
+            item |= {name: found["per_item"][i] for name, found in metrics.items()}
+        return {"predictions": items, "metrics": {name: {k: v for k, v in found.items() if k != "per_item"} for name, found in metrics.items()}}

@@ -1,0 +1,94 @@
+"""The data of a run: records -> splits -> stored sets -> tokens -> batches, as a config says."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from peftjax.data.batches import Batches
+from peftjax.data.records import Record, content_hash
+from peftjax.data.sources import load_records
+from peftjax.data.splits import refuse_overlap, split_records
+from peftjax.data.store import store
+from peftjax.data.template import Template
+from peftjax.data.tokens import TokenRows, tokenize
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Held-out rows with the records they come from, in one order; `dropped` rows could not be used."""
+
+    records: Sequence[Record]
+    tokens: TokenRows
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Everything that training and evaluation read.
+
+    Attributes:
+        train: batches by step.
+        held: "validation", "test" and "general" where there are any rows.
+        report: counts of records, rows, truncated rows and broken rows, by split.
+        fingerprint: hash of all records of the task.
+    """
+
+    train: Batches
+    held: dict[str, Held]
+    report: dict[str, Any]
+    fingerprint: str
+
+
+def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1)) -> Inputs:
+    """Reads, splits, stores and tokenises the data of `config`.
+
+    Args:
+        config: the whole config of a run.
+        tokenizer: of the base.
+        process: (index, count) of this host.
+
+    Raises:
+        ValueError: an empty training split, records on both sides of a split, broken rows.
+    """
+    data, options = config.data, config.data.options.to_dict()
+    if data.name.endswith((".jsonl", ".json")):
+        options["on_bad_row"] = data.on_bad_row
+    records, report = load_records(data.name, **options)
+    splits = {name: rows for name, rows in split_records(records, data.fractions.to_dict(), salt=data.salt).items() if rows}
+    if "train" not in splits:
+        raise ValueError(f"no group of {data.name} falls into the training split; fractions are {data.fractions.to_dict()}")
+    for name in data.fractions:
+        if name not in splits:
+            logging.warning("%s: split %r is empty (its %d groups are too few for a fraction of %g): nothing is measured on it",
+                            data.name, name, len({r.group for r in records}), data.fractions[name])
+    refuse_overlap(splits["train"], [record for name, rows in splits.items() if name != "train" for record in rows])
+    fingerprint = content_hash(records)
+    sources = store(splits, data.name)
+    template = Template(prompt=data.prompt, response=data.response, chat=data.chat)
+    train = tokenize(sources["train"], tokenizer, template, data.length)
+    held = {
+        name: _held(_pick(sources[name], config.eval.rows), tokenizer, template, data.length)
+        for name in ("validation", "test") if name in sources
+    }
+    general = config.eval.general
+    if general.name:
+        text, _ = load_records(general.name, **general.options.to_dict())
+        held["general"] = _held(_pick(text, general.rows), tokenizer, Template(), max(256, data.length))
+    counts = {name: {"records": len(rows), "groups": len({r.group for r in rows})} for name, rows in splits.items()}
+    counts["train"] |= train.report
+    batches = Batches(train, config.train.batch_size, data.length, config.train.seed, pack=data.pack,
+                      process_index=process[0], process_count=process[1])
+    return Inputs(batches, held, {"splits": counts, "source": report}, fingerprint)
+
+
+def _pick(records: Sequence[Record], count: int) -> list[Record]:
+    """`count` records by the hash of their id: the same ones whatever the order, and more of them extend the choice; 0 is all."""
+    order = sorted(records, key=lambda record: hashlib.sha256(record.id.encode()).digest())
+    return order[:count] if count else order
+
+
+def _held(records: list[Record], tokenizer: Any, template: Template, length: int) -> Held:
+    tokens = tokenize(records, tokenizer, template, length)
+    return Held([records[i] for i in tokens.source_index], tokens)

@@ -1,0 +1,65 @@
+"""The optimiser: optax by name, with schedule, clipping by the norm of the trainables, weight decay by role and LoRA+ rates.
+
+Learning rate and decay lie in the optimiser's state (`optax.inject_hyperparams`), so that they are data, not code: a population differs in
+them without another compilation.
+"""
+
+from typing import Any
+
+import jax
+import optax
+
+
+def schedule(options: Any, steps: int):
+    """step -> learning rate: linear warm-up from 0 over `warmup` steps, then constant, linear or cosine to `final_fraction` of the peak."""
+    peak, warmup = options.learning_rate, min(options.warmup, steps)
+    rest, end = max(1, steps - warmup), options.learning_rate * options.final_fraction
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, end, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=options.final_fraction),
+    }[options.schedule]()
+    if not warmup:
+        return after
+    # From peak/warmup, not from 0: a step of size 0 is a step lost.
+    return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup - 1 or 1), after], [warmup])
+
+
+CORES = {
+    "adamw": lambda o, rate, mask: optax.inject_hyperparams(optax.adamw)(
+        learning_rate=rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay, mask=mask),
+    "adam": lambda o, rate, mask: optax.inject_hyperparams(optax.adam)(learning_rate=rate, b1=o.b1, b2=o.b2, eps=o.eps),
+    "sgd": lambda o, rate, mask: optax.inject_hyperparams(optax.sgd)(learning_rate=rate, momentum=o.momentum),
+    "lion": lambda o, rate, mask: optax.inject_hyperparams(optax.lion)(
+        learning_rate=rate, b1=o.b1, b2=o.b2, weight_decay=o.weight_decay, mask=mask),
+    "lamb": lambda o, rate, mask: optax.inject_hyperparams(optax.lamb)(
+        learning_rate=rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay, mask=mask),
+    "adafactor": lambda o, rate, mask: optax.inject_hyperparams(optax.adafactor, static_args=("min_dim_size_to_factor",))(
+        learning_rate=rate, weight_decay_rate=o.weight_decay or None, weight_decay_mask=mask),
+}
+
+
+def make_optimiser(options: Any, steps: int, trainable: Any, roles: Any) -> optax.GradientTransformation:
+    """The optimiser of `config.optimizer` for a trainable tree; `roles` is `peftjax.peft.roles.roles` of the whole tree.
+
+    Raises:
+        ValueError: a name that is not in `CORES`.
+    """
+    if options.name not in CORES:
+        raise ValueError(f"config.optimizer.name is {options.name!r}; it may be {', '.join(CORES)}")
+    roles = jax.tree.map(lambda leaf, role: None if leaf is None else role, trainable, roles, is_leaf=lambda leaf: leaf is None)
+    decays = jax.tree.map(lambda role: role != "vector", roles)
+    parts = [optax.clip_by_global_norm(options.clip)] if options.clip else []
+    parts.append(CORES[options.name](options, schedule(options, steps), decays))
+    if options.lora_plus_ratio != 1.0:
+        fast = jax.tree.map(lambda role: role == "fast", roles)
+        if not any(jax.tree.leaves(fast)):
+            raise ValueError(f"config.optimizer.lora_plus_ratio is {options.lora_plus_ratio}, and nothing that is trained is a LoRA")
+        parts.append(optax.masked(optax.scale(options.lora_plus_ratio), fast))
+    return optax.chain(*parts)
+
+
+def learning_rate(state: Any) -> jax.Array:
+    """The rate that the last update used, out of the optimiser's state."""
+    found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
+    return found[0][1]

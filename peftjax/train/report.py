@@ -1,0 +1,181 @@
+"""`report.md`: what a run did, in tables, curves and samples that a reader can judge.
+
+    write_result(workdir, result)     -> workdir/result.json      (peftjax/train/result.py says what it holds)
+    write_report(workdir)             -> workdir/report.md and workdir/curves/*.png
+
+Everything comes from result.json and metrics.jsonl, so that a report can be written again, and later, by itself.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from peftjax.train.curves import write_curves
+from peftjax.train.logs import read_metrics
+from peftjax.train.result import read_result, write_atomically, write_result
+
+__all__ = ["write_report", "write_result"]
+
+FILE = "report.md"
+CAPTIONS = {"loss.png": "Loss", "metrics.png": "Metrics", "forgetting.png": "Forgetting",
+            "learning_rate.png": "Learning rate"}
+LOSSES = {
+    "loss": "loss, held-out (nats per token)", "perplexity": "perplexity, held-out",
+    "general_loss": "loss, general text (nats per token)", "forgetting": "forgetting (nats per token)",
+}
+SAMPLES = 12  # predictions shown side by side
+LONGEST = 400  # characters of a prompt or an answer shown
+
+
+def write_report(workdir) -> Path:
+    """Write `report.md` and its curves into a run's folder; the report's path.
+
+    Raises FileNotFoundError when the folder has no result.json.
+    """
+    workdir = Path(workdir)
+    result = read_result(workdir)
+    curves = write_curves(workdir / "curves", read_metrics(workdir), result["evaluations"])
+    sections = [_summary(result), _metrics(result["evaluations"]), _curves(curves), _samples(result["predictions"]),
+                _costs(result), _provenance(result)]
+    path = workdir / FILE
+    write_atomically(path, ("\n\n".join(section for section in sections if section) + "\n").encode("utf-8", "backslashreplace"))
+    return path
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A Markdown table; numbers to the right."""
+    numeric = [all(isinstance(row[column], int | float) or str(row[column])[:1] in "-+0123456789" for row in rows)
+               for column in range(len(header))]
+    lines = [header, ["---:" if right else "---" for right in numeric], *rows]
+    return "\n".join("| " + " | ".join(_cell(str(value)) for value in line) + " |" for line in lines)
+
+
+def _summary(result: Mapping) -> str:
+    """Title, and what was trained on what."""
+    base, trainable, data = result["base"], result["trainable"], result["data"]
+    share = 100 * trainable["parameters"] / base["parameters"]
+    counts = ", ".join(f"{name} {count}" for name, count in data["counts"].items())
+    methods = "; ".join(_method(method) for method in result["methods"]) or "none"
+    return "\n".join([
+        f"# {data['name']} on {str(base['uri']).rsplit('/', 1)[-1].split('#')[0]}", "",
+        f"- Methods: {methods}",
+        f"- Trained: {trainable['parameters']:,} parameters ({_bytes(trainable['bytes'])}), {share:.3g} % of the base's "
+        f"{base['parameters']:,}",
+        f"- Data: {data['name']} ({counts})",
+    ])
+
+
+def _method(method: Mapping | str) -> str:
+    """`lora(rank=8, alpha=16)`: a method with what was set."""
+    if isinstance(method, str):
+        return method
+    fields = {key: value for key, value in method.items() if key != "name" and value not in (None, "", [], {}, ())}
+    return f"{method.get('name', 'method')}({', '.join(f'{key}={value}' for key, value in fields.items())})"
+
+
+def _metrics(evaluations: Sequence[Mapping]) -> str:
+    """Before and after, with intervals."""
+    if not evaluations:
+        return ""
+    before, after = evaluations[0], evaluations[-1]
+    rows = []
+    for name in dict.fromkeys([*(before.get("metrics") or {}), *(after.get("metrics") or {})]):
+        pair = [(evaluation.get("metrics") or {}).get(name) for evaluation in (before, after)]
+        change = f"{100 * (float(pair[1]['mean']) - float(pair[0]['mean'])):+.1f}" if all(pair) else ""
+        rows.append([name.replace("_", " ") + " (%)", *map(_interval, pair), change, (pair[1] or pair[0])["n"]])
+    for name, label in LOSSES.items():
+        pair = [evaluation.get(name) for evaluation in (before, after)]
+        if pair != [None, None]:
+            change = f"{float(pair[1]) - float(pair[0]):+.4g}" if None not in pair else ""
+            rows.append([label, *("" if value is None else f"{float(value):.4g}" for value in pair), change, ""])
+    header = ["", f"before (step {before['step']})", f"after (step {after['step']})", "change", "records"]
+    return "## Metrics\n\n" + table(header, rows) + "\n\nIn brackets: 95 % interval. Change of a percentage is in points."
+
+
+def _interval(metric: Mapping | None) -> str:
+    """`63.2 [59.1, 67.0]`."""
+    if metric is None:
+        return ""
+    mean, low, high = (100 * float(metric[key]) for key in ("mean", "low", "high"))
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _curves(names: Sequence[str]) -> str:
+    """The pictures."""
+    shown = [f"![{caption}](curves/{name})" for name, caption in CAPTIONS.items() if name in names]
+    return "## Curves\n\n" + "\n".join(shown) if shown else ""
+
+
+def _samples(predictions: Sequence[Mapping]) -> str:
+    """Answers before and after, side by side; a spread over the records, not the first ones."""
+    if not predictions:
+        return ""
+    shown = [predictions[number * len(predictions) // SAMPLES] for number in range(SAMPLES)] \
+        if len(predictions) > SAMPLES else predictions
+    rows = [[*(_verbatim(one[key]) for key in ("prompt", "reference")),
+             *(_verbatim(one.get(key)) + _mark(one.get(f"exact_match_{key}")) for key in ("before", "after"))]
+            for one in shown]
+    changed = [(float(one["exact_match_before"]), float(one["exact_match_after"])) for one in predictions
+               if None not in (one.get("exact_match_before"), one.get("exact_match_after"))]
+    note = ""
+    if changed:
+        better = sum(after > before for before, after in changed)
+        worse = sum(after < before for before, after in changed)
+        note = f" Of {len(changed):,} records, {better:,} became right and {worse:,} became wrong."
+    return (f"## Samples\n\n{len(shown)} of {len(predictions):,} records, evenly spaced; ✓ is an exact match.{note}\n\n"
+            + table(["prompt", "reference", "before", "after"], rows))
+
+
+def _mark(exact: float | None) -> str:
+    """A tick or a cross, nothing where it was not measured."""
+    return "" if exact is None else " ✓" if float(exact) == 1 else " ✗"
+
+
+def _costs(result: Mapping) -> str:
+    """Time and memory."""
+    labels = {
+        "start_to_first_step_s": ("start to first step", "s"), "train_s": ("training", "s"),
+        "step_s_median": ("one step, median", "s"), "tokens_per_s": ("speed", "tokens/s"),
+    }
+    rows = []
+    for name, value in result["timings"].items():
+        label, unit = labels.get(name, (name.removesuffix("_s").replace("_", " "), "s" if name.endswith("_s") else ""))
+        rows.append([label, f"{float(value):,.0f} {unit}" if float(value) >= 1000 else f"{float(value):.3g} {unit}"])
+    for name, value in result["memory"].items():
+        rows.append([name.removesuffix("_bytes").replace("_", " ").replace("rss", "resident memory"), _bytes(value)])
+    rows.append(["base weights", _bytes(result["base"]["bytes"])])
+    return "## Time and memory\n\n" + table(["", "measured"], rows)
+
+
+def _provenance(result: Mapping) -> str:
+    """What it takes to get the same again."""
+    rows = [["base", result["base"]["uri"]], ["base fingerprint", result["base"]["fingerprint"]],
+            ["tokenizer fingerprint", result["tokenizer"]["fingerprint"]], ["data hash", result["data"]["content_hash"]],
+            *([name, version] for name, version in result["versions"].items())]
+    return "## Made from\n\n" + table(["", ""], [[name, f"`{value}`"] for name, value in rows]) + \
+        "\n\nThe config, every evaluation and every prediction are in [result.json](result.json)."
+
+
+def _bytes(count) -> str:
+    """`1.21 GB`, in powers of ten."""
+    count = float(count)
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}" if count < 999.5 * size else f"{count / size:,.0f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def _verbatim(text: str | None) -> str:
+    """A text from data or model as code, so that nothing in it is taken for markup; the end of a long one is counted."""
+    if not text:
+        return "" if text is None else "(empty)"
+    cut = f" ({len(text) - LONGEST:,} characters more)" if len(text) > LONGEST else ""
+    text = " ⏎ ".join(text[:LONGEST].splitlines()) or "⏎"
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}{cut}"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot leave its cell."""
+    return " ".join(text.splitlines()).replace("|", "\\|")

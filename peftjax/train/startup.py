@@ -1,0 +1,35 @@
+"""What a process settles before it computes: the compilation cache and the precision."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from peftjax.cache import cache_dir
+from peftjax.models.decoder import Decoder
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept in the user's cache folder, so that the next process starts sooner.
+
+    A folder that the user chose (`JAX_COMPILATION_CACHE_DIR`) is left alone.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def precision(name: str) -> jnp.dtype:
+    """The dtype that "auto", "float32" or "bfloat16" means here: auto is float32 on CPU, which has no fast bfloat16, else bfloat16."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def make_model(architecture: Any, options: Any, segments: tuple[int, ...]) -> Decoder:
+    """The decoder of `config.model`. "auto" remat recomputes the attention scores on CPU only for long rows, which it does not know here:
+    it is none."""
+    remat = "none" if options.remat == "auto" else options.remat
+    return Decoder(architecture, segments=segments, remat=remat, unroll=options.unroll, dtype=precision(options.compute))

@@ -1,0 +1,97 @@
+"""The training step: one pure function of (state, frozen base, batch).
+
+    state, metrics = step(state, frozen, batch)
+
+Gradients are those of the *sum* of the token losses, divided once by the number of tokens: so a batch gives the same step whole, in accumulated
+pieces, on one device, on a mesh (jit) or under `pmap`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from peftjax.models.decoder import Decoder
+from peftjax.peft.partition import combine
+from peftjax.train.loss import token_losses
+from peftjax.train.optimiser import learning_rate
+
+
+@struct.dataclass
+class TrainState:
+    """What a run is, beside its frozen base: trainables (float32 masters), optimiser state, step (int32: updates done), and the run's key."""
+
+    trainable: Any
+    optimiser: Any
+    step: jax.Array
+    key: jax.Array
+
+
+def new_state(trainable: Any, optimiser: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """The state before the first step."""
+    return TrainState(trainable, optimiser.init(trainable), jnp.int32(0), key)
+
+
+def make_step(
+    model: Decoder, optimiser: optax.GradientTransformation, *, accumulate: int = 1, dropout: bool = False, axis: str | None = None
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """The step function.
+
+    Args:
+        model: the decoder.
+        optimiser: of the trainables.
+        accumulate: the batch is worked through in this many pieces; its rows must divide by it.
+        dropout: give the model dropout keys, of (run, step, piece, and device under `axis`).
+        axis: name of the mapped axis under `pmap`, None under `jit`.
+
+    Returns:
+        step(state, frozen, batch) -> (state, metrics): loss (mean nats a token), accuracy (of tokens), tokens that carried loss, grad_norm,
+        learning_rate, all scalars.
+    """
+
+    def summed(trainable, frozen, batch, key):
+        losses, right = token_losses(model, combine(trainable, frozen), batch, key)
+        return jnp.sum(losses * batch.weights), (jnp.sum(batch.weights), jnp.sum(right * batch.weights))
+
+    def piece(trainable, frozen, batch, key):
+        (loss, (tokens, right)), grads = jax.value_and_grad(summed, has_aux=True)(trainable, frozen, batch, key)
+        return grads, jnp.stack([loss, tokens, right])
+
+    def step(state: TrainState, frozen, batch):
+        key = jax.random.fold_in(state.key, state.step) if dropout else None
+        if key is not None and axis is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+        if accumulate == 1:
+            grads, sums = piece(state.trainable, frozen, batch, key)
+        else:
+            grads, sums = _accumulated(piece, state.trainable, frozen, batch, key, accumulate)
+        if axis is not None:
+            grads, sums = jax.lax.psum((grads, sums), axis)
+        loss, tokens, right = sums
+        scale = 1.0 / jnp.maximum(tokens, 1.0)
+        grads = jax.tree.map(lambda g: g * scale, grads)
+        updates, opt_state = optimiser.update(grads, state.optimiser, state.trainable)
+        metrics = {
+            "loss": loss * scale, "accuracy": right * scale, "tokens": tokens,
+            "grad_norm": optax.global_norm(grads), "learning_rate": learning_rate(opt_state),
+        }
+        return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1, state.key), metrics
+
+    return step
+
+
+def _accumulated(piece, trainable, frozen, batch, key, pieces: int):
+    """Sums of gradients and of losses over `pieces` parts of the batch, one after another. Part i takes rows i, i + pieces, ...: then each
+    device of a sharded batch keeps its own rows."""
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]), 1, 0), batch)
+
+    def add(carry, numbered):
+        number, part = numbered
+        new = piece(trainable, frozen, part, None if key is None else jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, carry, new), None
+
+    zeros = (jax.tree.map(jnp.zeros_like, trainable), jnp.zeros(3))
+    return jax.lax.scan(add, zeros, (jnp.arange(pieces), parts))[0]

@@ -1,0 +1,75 @@
+"""The folder of a run: the same command starts the run in it, resumes it, or finds it done.
+
+    config.json        what was asked; another config is refused
+    checkpoints/       state
+    evaluations/       one JSON file an evaluation, with its predictions
+    metrics.jsonl      scalars by step
+    result.json, report.md, *.png      at the end
+"""
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+from peftjax.files import replacing
+from peftjax.train.config import config_hash, differences, flat_config, flatten_data, plain
+
+# Fields that may change between two commands of one run: they alter what is kept or shown, not what is computed.
+FREE = ("checkpoint.", "log.")
+
+
+def default_workdir(name: str, config: Any) -> Path:
+    """`runs/<config's file name>[-<variant>]-<hash of all fields>`."""
+    file, _, variant = str(name).partition(":")
+    return Path("runs") / "-".join(part for part in (Path(file).stem, variant, config_hash(config)) if part)
+
+
+class WorkDir:
+    """Claims a folder for one process at a time, and for one config.
+
+    Raises:
+        ValueError: the folder holds a run of another config, with the differences.
+        RuntimeError: another process is at work in it.
+    """
+
+    def __init__(self, path: str | Path, config: Any):
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(f"another process is at work in {self.path}; wait for it, or name another --workdir") from error
+        self._claim(config)
+        (self.path / "evaluations").mkdir(exist_ok=True)
+
+    def _claim(self, config: Any) -> None:
+        stored = self.path / "config.json"
+        if stored.exists():
+            theirs = flatten_data(json.loads(stored.read_text()))
+            changed = [line for line in differences(flat_config(config), theirs) if not line.startswith(FREE)]
+            if changed:
+                raise ValueError(f"{self.path} holds a run of another config (asked | there): {'; '.join(changed)}. Name another --workdir")
+        with replacing(stored) as partial:
+            partial.write_text(json.dumps(plain(config), indent=1, sort_keys=True))
+
+    @property
+    def done(self) -> bool:
+        """Whether the run's result is there."""
+        return (self.path / "result.json").exists()
+
+    def close(self) -> None:
+        """Lets another process in."""
+        self._lock.close()
+
+    def write_evaluation(self, evaluation: dict) -> None:
+        """Stores one evaluation whole."""
+        with replacing(self.path / "evaluations" / f"{evaluation['step']:08d}.json") as partial:
+            partial.write_text(json.dumps(evaluation))
+
+    def evaluations(self, until: int | None = None) -> list[dict]:
+        """Stored evaluations in the order of their steps, up to step `until`."""
+        files = sorted((self.path / "evaluations").glob("[0-9]*.json"))
+        return [json.loads(file.read_text()) for file in files if until is None or int(file.stem) <= until]
+

@@ -1,0 +1,49 @@
+"""Packaging of peftjax. Every dependency has a bound and a reason."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "jax>=0.10,<0.11",  # the compiler; minor releases move semi-public names (jax.interpreters.partial_eval)
+    "flax>=0.12.6,<0.13",  # Linen: modules, nn.scan, nn.remat
+    "optax>=0.2.8,<0.3",  # optimisers and schedules
+    "orbax-checkpoint>=0.12.6,<0.13",  # checkpoints of sharded arrays; its v1 interface is still moving
+    "tensorflow-datasets>=4.9.10,<4.10",  # dataset builders; used without TensorFlow, which the next release may undo
+    "array_record>=0.8.3,<0.9",  # the file format of the stored data sets
+    "importlib_resources>=6.4,<8",  # undeclared need of tensorflow-datasets when a builder lies in a package
+    "absl-py>=2.3,<3",  # flags and logging of the scripts
+    "ml_collections>=1.1,<2",  # configs as Python files with overrides
+    "numpy>=2.0,<3",  # host arrays
+    "tokenizers>=0.22,<0.24",  # tokenizer.json and byte-level BPE
+    "safetensors>=0.6,<1",  # Hugging Face weights
+    "gguf>=0.17,<0.20",  # llama.cpp weights and their block formats
+    "jinja2>=3.1.6,<4",  # chat templates, sandboxed; older ones have sandbox escapes
+    "huggingface_hub>=1.0,<3",  # download of hub ids
+    "hassil==3.12.1",  # parses Home Assistant's sentence templates; pinned, since the built records depend on it
+    "unicode-rbnf==2.4.1",  # numbers as words for hassil; pinned for the same reason
+    "tensorboardX>=2.6.4,<3",  # event files without TensorFlow
+    "matplotlib>=3.9,<4",  # curves of the report
+    "tqdm>=4.66,<5",  # the progress bar
+]
+
+setup(
+    name="peftjax",
+    version="0.1.0",
+    description="LoRA and adapters as parameter-tree transformations on a functional Flax transformer",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["peftjax", "peftjax.*"]),
+    install_requires=CORE,
+    extras_require={
+        "test": [
+            "pytest>=8.4,<10",  # the runner
+            "hypothesis>=6.130,<7",  # properties over generated input
+            "ruff>=0.12,<1",  # the linter that the house style is checked with
+        ],
+        "gpu": ["jax[cuda13]>=0.10,<0.11"],  # NVIDIA GPUs, CUDA 13
+        "tpu": ["jax[tpu]>=0.10,<0.11"],  # Cloud TPUs
+    },
+)
