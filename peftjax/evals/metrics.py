@@ -4,11 +4,11 @@
     json_field_f1('{"a": 1, "b": 3}', '{"a": 1, "b": 2}')          == 0.5    # 1 field of 2 right, 1 field of 2 found
     accuracy(' Chapter IX ', 'chapter ix')                         == 1.0
     text_match('The U.S.A.', 'United States', aliases=['the usa']) == 1.0
-    evaluate(['a', 'x'], ['a', 'b'], ['exact_match'])              == {'exact_match': {'mean': 0.5, 'low': ..., ...}}
+    evaluate(['a', 'x'], ['a', ('b', ['x'])], ['exact_match'])     == {'exact_match': {'mean': 1.0, 'low': ..., ...}}
 
 A metric is a pure function `(prediction, reference, aliases=()) -> float` in [0, 1]; aliases are further right answers,
 and the score is that of the best one. `METRICS` names them all. Intervals are Wilson's (E. B. Wilson, 1927), which hold
-at 0 % and 100 % too; graded metrics get the normal interval of a mean.
+at 0 % and 100 % too. Graded metrics get the same: values in [0, 1] never spread more than zeros and ones of that mean.
 """
 
 import difflib
@@ -108,43 +108,39 @@ def summarise(name: str, per_item: Sequence[float]) -> dict[str, float]:
     if name not in GRADED:
         if stray := [value for value in per_item if value not in (0, 1)]:
             raise ValueError(f"metric {name!r} is 0 or 1 per item; found {stray[0]!r}")
-        low, high = wilson_interval(math.fsum(per_item), n)
-    elif n == 1:
-        low, high = 0.0, 1.0  # one item says nothing about the spread
-    else:
-        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in per_item) / (n - 1))
-        low, high = max(0.0, mean - Z_95 * deviation / math.sqrt(n)), min(1.0, mean + Z_95 * deviation / math.sqrt(n))
+    low, high = wilson_interval(math.fsum(per_item), n)
     return {"mean": mean, "low": low, "high": high, "n": n}
 
 
 def evaluate(
     predictions: Sequence[str],
-    references: Sequence[str],
+    references: Sequence[str | tuple[str, Sequence[str]]],
     metric_names: Sequence[str],
-    aliases: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, dict]:
     """Each metric over all items: `{name: {"mean", "low", "high", "n", "per_item": [float, ...]}}`, in the given order.
 
-    `json_field_f1` has a further entry "micro": {"precision", "recall", "f1"} over the fields of all items together.
-    Raises ValueError for an unknown metric, for no items, and for lists of different lengths.
+    A reference is a text, or a text and a list of its aliases. `json_field_f1` has a further entry "micro":
+    {"precision", "recall", "f1"} over the fields of all items together. Raises ValueError for an unknown metric, for no
+    items, for lists of different lengths, and for one text where a list belongs.
     """
     functions = {name: _metric(name) for name in metric_names}
-    accepted = [()] * len(references) if aliases is None else aliases
-    lengths = {"predictions": len(predictions), "references": len(references), "aliases": len(accepted)}
-    if len(set(lengths.values())) != 1:
-        raise ValueError("there must be one reference and one list of aliases a prediction; found "
-                         + ", ".join(f"{count} {what}" for what, count in lengths.items()))
     for what, given in (("predictions", predictions), ("references", references)):
         if isinstance(given, str):
             raise ValueError(f"{what} must be a list of texts; found one text, {given[:60]!r}")
-    items = list(zip(predictions, references, accepted, strict=True))
+    if len(predictions) != len(references):
+        raise ValueError(f"there must be one reference a prediction; found {len(predictions)} predictions and "
+                         f"{len(references)} references")
+    accepted = [(reference, ()) if isinstance(reference, str) else reference for reference in references]
+    if stray := [aliases for _, aliases in accepted if isinstance(aliases, str)]:
+        raise ValueError(f"aliases must be a list of texts; found one text, {stray[0][:60]!r}")
+    items = [(prediction, *reference) for prediction, reference in zip(predictions, accepted, strict=True)]
     results = {}
     for name, function in functions.items():
         per_item = [function(*item) for item in items]
         results[name] = summarise(name, per_item) | {"per_item": per_item}
         if function is json_field_f1:
             counts = [json_field_counts(*item) for item in items]
-            results[name]["micro"] = _scores(*(sum(column) for column in zip(*counts)))
+            results[name]["micro"] = _scores(*(sum(column) for column in zip(*counts, strict=True)))
     return results
 
 

@@ -60,7 +60,7 @@ class Checkpoints:
     def __init__(self, directory, specification: Mapping, keep_newest: int = 2, keep_every: int | None = None,
                  best: str | None = None):
         if keep_newest < 1 or (keep_every or 0) < 0:
-            raise ValueError(f"keep_newest is at least 1 and keep_every at least 0; found {keep_newest} and {keep_every}")
+            raise ValueError(f"keep_newest must be >= 1 and keep_every >= 0; found {keep_newest} and {keep_every}")
         if best not in ("min", "max", None):
             raise ValueError(f"best is 'min', 'max' or None; found {best!r}")
         self._directory = Path(directory).absolute()
@@ -264,10 +264,12 @@ def stored_specification(directory, step: int | None = None) -> dict:
 def stored_target(directory, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """Path -> shape and dtype of all arrays of that checkpoint: the target with which `restore` reads it whole."""
     arrays = _stored_document(directory, step)["manifest"]
-    return {path: jax.ShapeDtypeStruct(tuple(entry["shape"]), np.dtype(entry["dtype"])) for path, entry in arrays.items()}
+    return {path: jax.ShapeDtypeStruct(tuple(entry["shape"]), np.dtype(entry["dtype"]))
+            for path, entry in arrays.items()}
 
 
 def _stored_document(directory, step: int | None) -> dict:
+    """The document of a folder's newest complete checkpoint, or of the one asked for."""
     directory = Path(directory).absolute()
     steps = _steps(directory)
     if not steps or (step is not None and step not in steps):

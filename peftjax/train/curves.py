@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peftjax.train.result import write_atomically
+from peftjax.files import replacing
 
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 COLOURS, MARKERS = (BLUE, RED, GREEN, PURPLE, ORANGE), "osD^v"
@@ -39,7 +39,8 @@ def write_curves(folder: Path, log: Sequence[Mapping], evaluations: Sequence[Map
         if figure is not None:
             image = io.BytesIO()
             figure.savefig(image, format="png", dpi=120)
-            write_atomically(folder / name, image.getvalue())
+            with replacing(folder / name) as partial:
+                partial.write_bytes(image.getvalue())
     return [name for name, figure in drawn.items() if figure is not None]
 
 
@@ -83,19 +84,23 @@ def _axes(title: str, y_label: str):
 
 def _loss(train: tuple[list[int], list[float]], held_out: tuple[list[int], list[float]]):
     """Training and held-out loss; None without either."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     if not train[0] and not held_out[0]:
         return None
     figure, axes = _axes("Loss on response tokens", "loss (nats per token)")
     if train[0]:
         axes.plot(*train, color=BLUE, alpha=0.3, linewidth=1, label="training, each step")
-        weight = SMOOTHING if len(train[0]) >= 100 else max(0.0, 1 - 10 / max(len(train[0]), 1))
+        weight = SMOOTHING if len(train[0]) >= 100 else max(0.0, 1 - 10 / len(train[0]))
         axes.plot(train[0], smoothed(train[1], weight), color=BLUE, linewidth=2, label="training, running mean")
     if held_out[0]:
         axes.plot(*held_out, color=RED, marker="s", markersize=5, linewidth=1.5, label="held-out records")
     values = [value for value in train[1] + held_out[1] if math.isfinite(value) and value > 0]
     if values and max(values) > 20 * min(values):  # a fine-tuning loss often falls by two orders of magnitude
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     elif values:
         axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -109,26 +114,34 @@ def _learning_rate(series: tuple[list[int], list[float]]):
     figure, axes = _axes("Learning rate", "learning rate")
     axes.plot(*series, color=BLUE, linewidth=2)
     axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    axes.yaxis.set_major_formatter("{x:.3g}")
     return figure
 
 
 def _metrics(evaluations: Sequence[Mapping]):
-    """All metrics with their intervals; None when none was measured."""
-    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.get("metrics") or {}))
-    if not names:
+    """Each metric on each split, with its intervals; None when none was measured."""
+    series = {}
+    for evaluation in evaluations:
+        for name, point in (evaluation.get("metrics") or {}).items():
+            series.setdefault((name, evaluation.get("split")), []).append((evaluation["step"], point))
+    if not series:
         return None
+    names, splits = (list(dict.fromkeys(key[part] for key in series)) for part in (0, 1))
+    densest = max(map(len, series.values()))
     figure, axes = _axes("Metrics on held-out records", "score (%), 95 % interval")
-    for number, name in enumerate(names):
-        points = [(evaluation["step"], evaluation["metrics"][name]) for evaluation in evaluations
-                  if name in (evaluation.get("metrics") or {})]
-        steps, mean, low, high = zip(*((step, *(100 * float(point[key]) for key in ("mean", "low", "high")))
-                                       for step, point in points))
-        errors = [[middle - end for middle, end in zip(mean, low)], [end - middle for middle, end in zip(mean, high)]]
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 5}
-        axes.errorbar(steps, mean, yerr=errors, linewidth=1.5, elinewidth=1, capsize=3, label=name.replace("_", " "), **look)
+    for (name, split), points in series.items():
+        label = name.replace("_", " ") + (f" ({split})" if len(splits) > 1 else "")
+        steps = [step for step, _ in points]
+        mean, low, high = ([100 * float(point[key]) for _, point in points] for key in ("mean", "low", "high"))
+        errors = [[middle - end for middle, end in zip(mean, low, strict=True)],
+                  [end - middle for middle, end in zip(mean, high, strict=True)]]
+        look = {  # colour by metric, marker by split; a split measured more seldom has a dotted line
+            "color": COLOURS[names.index(name) % len(COLOURS)], "marker": MARKERS[splits.index(split) % len(MARKERS)],
+            "linestyle": "-" if len(points) == densest else ":", "markersize": 5,
+        }
+        axes.errorbar(steps, mean, errors, label=label, linewidth=1.5, elinewidth=1, capsize=3, **look)
     axes.set_ylim(-2, 102)
-    axes.legend(frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)  # beside the lines, which may be anywhere
     return figure
 
 
@@ -136,12 +149,10 @@ def _forgetting(series: tuple[list[int], list[float]]):
     """Change of the loss on general text; None when it was not measured."""
     if not series[0]:
         return None
-    figure, axes = _axes("Forgetting: change of the loss on general text", "change (nats per token)")
+    figure, axes = _axes("Forgetting: loss on general text, against the untouched base", "change (nats per token)")
     axes.axhline(0.0, color="#666666", linewidth=1)
     axes.plot(*series, color=BLUE, marker="o", markersize=5, linewidth=1.5)
     span = max((abs(value) for value in series[1] if math.isfinite(value)), default=0.0)
     if span < 0.01:  # a change too small to matter must not fill the picture
         axes.set_ylim(-0.01, 0.01)
-    axes.annotate("above 0: worse than the untouched base", (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8,
-                  color="#555555")
     return figure

@@ -6,17 +6,18 @@
     with MetricsLog(workdir, resume_at=checkpoint_step) as log:      # None: a run from its start
         log.write(step, loss=loss, learning_rate=rate)
 
-A line is on its way to the disk when `write` returns. A run that resumes at step s drops the lines past s, so that its file
-equals that of a run never stopped, as long as everything of step s is written before the checkpoint of step s.
-JSON has no word for numbers that are not finite: they stand as "NaN", "Infinity" and "-Infinity", and `read` gives floats.
+A line is out when `write` returns. A run that resumes at step s drops the lines past s, so that its file equals that
+of a run never stopped, as long as everything of step s is written before the checkpoint of step s. JSON has no word for
+numbers that are not finite: they stand as "NaN", "Infinity" and "-Infinity", and `read` gives floats.
 """
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
+
+from peftjax.files import replacing
 
 FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -99,9 +100,8 @@ def _keep(path: Path, last_step: int) -> None:
         return
     content = path.read_bytes().split(b"\n")[:-1]
     kept = [line for number, line in enumerate(content, 1) if _parse(path, number, line)["step"] <= last_step]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(b"".join(line + b"\n" for line in kept))
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        partial.write_bytes(b"".join(line + b"\n" for line in kept))
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict:

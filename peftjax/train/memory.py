@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def peak_memory_bytes() -> dict[str, int]:
-    """{"peak_rss_bytes": ..., "peak_device_bytes": ...}; the second, the largest of the local devices, only where known.
+    """{"peak_rss_bytes", "peak_device_bytes"}; the second is the largest of the local devices, and only where known.
 
     On Linux the resident peak is read from /proc, because what `getrusage` says starts at the peak of the process that
     started this one.

@@ -61,5 +61,5 @@ def make_optimiser(options: Any, steps: int, trainable: Any, roles: Any) -> opta
 
 def learning_rate(state: Any) -> jax.Array:
     """The rate that the last update used, out of the optimiser's state."""
-    found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
+    found = optax.tree.get_all_with_path(state, "learning_rate")
     return found[0][1]

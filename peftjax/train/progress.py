@@ -1,12 +1,11 @@
 """The line that says how far a run is.
 
-    on a terminal   ########            step 120/400, loss 0.4321, 1,234 tokens/s, 2:31 left      (tqdm, redrawn in place)
-    in a log file   step 120/400, loss 0.4321, 1,234 tokens/s, 2:31 left                           (every few seconds)
+    on a terminal   30% ######        step 120/400, loss 0.4321, 1,234 tokens/s, 2:31 left     (tqdm, redrawn in place)
+    in a log file   step 120/400, loss 0.4321, 1,234 tokens/s, 2:31 left                       (every few seconds)
 
 Speed and time left are means over the steps since the last line, so that compiling does not count for ever.
 """
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +36,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=start, file=self._stream, dynamic_ncols=True, leave=True,
                              bar_format="{percentage:3.0f}% {bar:20} {desc}", mininterval=0)
         self._shown_step, self._shown_at, self._tokens = start, clock(), 0
+        self._updated_at = self._shown_at
         self._first = True
 
     def __enter__(self) -> "Progress":
@@ -52,23 +52,19 @@ class Progress:
         last one, and those after enough time are shown.
         """
         self._tokens += int(tokens)
-        now = self._clock()
+        now = self._updated_at = self._clock()
         due = self._first or step >= self._total or now - self._shown_at >= self._every_s
         if not (self._enabled and due):
             return
         loss = float(loss)
         now = self._clock()  # waiting for the loss took time that belongs to these steps
         self._show(step, describe(step, self._total, loss, self._tokens, step - self._shown_step, now - self._shown_at))
-        self._shown_step, self._shown_at, self._tokens, self._first = step, now, 0, False
+        self._shown_step, self._shown_at, self._updated_at, self._tokens, self._first = step, now, now, 0, False
 
-    @contextlib.contextmanager
-    def paused(self):
-        """`with progress.paused(): evaluate()` leaves that time out of speed and time left."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            self._shown_at += self._clock() - began
+    def restart_clock(self) -> None:
+        """Leave out the time since the last `update`: it went into an evaluation or a checkpoint."""
+        now = self._clock()
+        self._shown_at, self._updated_at = self._shown_at + now - self._updated_at, now
 
     def close(self) -> None:
         """Leave the last line standing."""

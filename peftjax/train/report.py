@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from peftjax.files import replacing
 from peftjax.train.curves import write_curves
 from peftjax.train.logs import read_metrics
-from peftjax.train.result import read_result, write_atomically, write_result
+from peftjax.train.result import read_result, write_result
 
 __all__ = ["write_report", "write_result"]
 
@@ -24,7 +25,7 @@ LOSSES = {
     "general_loss": "loss, general text (nats per token)", "forgetting": "forgetting (nats per token)",
 }
 SAMPLES = 12  # predictions shown side by side
-LONGEST = 400  # characters of a prompt or an answer shown
+LONGEST = 240  # characters of a prompt or an answer shown
 
 
 def write_report(workdir) -> Path:
@@ -38,7 +39,9 @@ def write_report(workdir) -> Path:
     sections = [_summary(result), _metrics(result["evaluations"]), _curves(curves), _samples(result["predictions"]),
                 _costs(result), _provenance(result)]
     path = workdir / FILE
-    write_atomically(path, ("\n\n".join(section for section in sections if section) + "\n").encode("utf-8", "backslashreplace"))
+    text = "\n\n".join(section for section in sections if section) + "\n"
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -54,15 +57,23 @@ def _summary(result: Mapping) -> str:
     """Title, and what was trained on what."""
     base, trainable, data = result["base"], result["trainable"], result["data"]
     share = 100 * trainable["parameters"] / base["parameters"]
-    counts = ", ".join(f"{name} {count}" for name, count in data["counts"].items())
     methods = "; ".join(_method(method) for method in result["methods"]) or "none"
     return "\n".join([
         f"# {data['name']} on {str(base['uri']).rsplit('/', 1)[-1].split('#')[0]}", "",
         f"- Methods: {methods}",
-        f"- Trained: {trainable['parameters']:,} parameters ({_bytes(trainable['bytes'])}), {share:.3g} % of the base's "
-        f"{base['parameters']:,}",
-        f"- Data: {data['name']} ({counts})",
+        f"- Trained: {trainable['parameters']:,} parameters ({_bytes(trainable['bytes'])}), {share:.3g} % of the "
+        f"base's {base['parameters']:,}",
+        "", "## Data", "", table(["", "count"], _counts(data["counts"])),
     ])
+
+
+def _counts(counts: Mapping, name: str = "") -> list[list]:
+    """[name, count] rows of counts that may be nested: `["train rows", 3972]`."""
+    rows = []
+    for key, count in counts.items():
+        path = f"{name} {key}".replace("_", " ").strip()
+        rows += _counts(count, path) if isinstance(count, Mapping) else [[path, count]]
+    return rows
 
 
 def _method(method: Mapping | str) -> str:
@@ -74,7 +85,7 @@ def _method(method: Mapping | str) -> str:
 
 
 def _metrics(evaluations: Sequence[Mapping]) -> str:
-    """Before and after, with intervals."""
+    """The first evaluation (before training, unless the run left that out) against the last, with intervals."""
     if not evaluations:
         return ""
     before, after = evaluations[0], evaluations[-1]
@@ -83,13 +94,16 @@ def _metrics(evaluations: Sequence[Mapping]) -> str:
         pair = [(evaluation.get("metrics") or {}).get(name) for evaluation in (before, after)]
         change = f"{100 * (float(pair[1]['mean']) - float(pair[0]['mean'])):+.1f}" if all(pair) else ""
         rows.append([name.replace("_", " ") + " (%)", *map(_interval, pair), change, (pair[1] or pair[0])["n"]])
-    for name, label in LOSSES.items():
+    single = [name for name in dict.fromkeys([*LOSSES, *before, *after]) if name not in ("step", "split", "metrics")]
+    for name in single:
         pair = [evaluation.get(name) for evaluation in (before, after)]
         if pair != [None, None]:
             change = f"{float(pair[1]) - float(pair[0]):+.4g}" if None not in pair else ""
+            label = LOSSES.get(name, name.replace("_", " "))
             rows.append([label, *("" if value is None else f"{float(value):.4g}" for value in pair), change, ""])
-    header = ["", f"before (step {before['step']})", f"after (step {after['step']})", "change", "records"]
-    return "## Metrics\n\n" + table(header, rows) + "\n\nIn brackets: 95 % interval. Change of a percentage is in points."
+    header = ["", f"step {before['step']}", f"step {after['step']}", "change", "records"]
+    note = "In brackets: 95 % interval. Change of a percentage is in points."
+    return f"## Metrics\n\n{table(header, rows)}\n\n{note}"
 
 
 def _interval(metric: Mapping | None) -> str:
@@ -108,6 +122,7 @@ def _curves(names: Sequence[str]) -> str:
 
 def _samples(predictions: Sequence[Mapping]) -> str:
     """Answers before and after, side by side; a spread over the records, not the first ones."""
+    predictions = [one for one in predictions if one.get("after") is not None]
     if not predictions:
         return ""
     shown = [predictions[number * len(predictions) // SAMPLES] for number in range(SAMPLES)] \
@@ -139,6 +154,8 @@ def _costs(result: Mapping) -> str:
     }
     rows = []
     for name, value in result["timings"].items():
+        if value is None:  # nothing was trained in this process: the run had only its last evaluation to do
+            continue
         label, unit = labels.get(name, (name.removesuffix("_s").replace("_", " "), "s" if name.endswith("_s") else ""))
         rows.append([label, f"{float(value):,.0f} {unit}" if float(value) >= 1000 else f"{float(value):.3g} {unit}"])
     for name, value in result["memory"].items():
@@ -150,7 +167,8 @@ def _costs(result: Mapping) -> str:
 def _provenance(result: Mapping) -> str:
     """What it takes to get the same again."""
     rows = [["base", result["base"]["uri"]], ["base fingerprint", result["base"]["fingerprint"]],
-            ["tokenizer fingerprint", result["tokenizer"]["fingerprint"]], ["data hash", result["data"]["content_hash"]],
+            ["tokenizer fingerprint", result["tokenizer"]["fingerprint"]],
+            ["data hash", result["data"]["content_hash"]],
             *([name, version] for name, version in result["versions"].items())]
     return "## Made from\n\n" + table(["", ""], [[name, f"`{value}`"] for name, value in rows]) + \
         "\n\nThe config, every evaluation and every prediction are in [result.json](result.json)."
@@ -166,7 +184,7 @@ def _bytes(count) -> str:
 
 
 def _verbatim(text: str | None) -> str:
-    """A text from data or model as code, so that nothing in it is taken for markup; the end of a long one is counted."""
+    """A text from data or model as code, so that nothing in it is taken for markup; a long one is cut and counted."""
     if not text:
         return "" if text is None else "(empty)"
     cut = f" ({len(text) - LONGEST:,} characters more)" if len(text) > LONGEST else ""

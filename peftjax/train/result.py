@@ -7,8 +7,8 @@
       "tokenizer": {"fingerprint"},
       "methods": [{"name": "lora", "rank": 8, ...}],
       "trainable": {"parameters", "bytes"},
-      "data": {"name", "counts": {"train": 4000, ...}, "content_hash"},
-      "evaluations": [{"step": 0, "loss": nats a token, "perplexity",
+      "data": {"name", "counts": {"train": 4000, ...}, "content_hash"},            counts may be nested
+      "evaluations": [{"step": 0, "split": "test", "loss": nats a token, "perplexity",
                        "metrics": {"exact_match": {"mean", "low", "high", "n"}},      low, high: 95 % interval
                        "general_loss": nats a token, "forgetting": change of it since step 0}, ...],
       "predictions": [{"id", "prompt", "reference", "before", "after", "exact_match_before", "exact_match_after"}, ...],
@@ -16,18 +16,20 @@
       "memory": {"peak_rss_bytes", "peak_device_bytes" where there is a device that counts}
     }
 
-An evaluation must have its step; what else it measured is up to the run. Further keys are kept as they are. JSON has no
-word for numbers that are not finite: they stand as "NaN", "Infinity" and "-Infinity", which `float` reads.
+An evaluation must have its step; what else it measured is up to the run, and so is what was timed (None: not measured).
+Further keys are kept as they are. JSON has no word for numbers that are not finite: they stand as "NaN", "Infinity" and
+"-Infinity", which `float` reads.
 """
 
 import difflib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from peftjax.files import replacing
 
 FILE = "result.json"
 KEYS = ("config", "versions", "base", "tokenizer", "methods", "trainable", "data", "evaluations", "predictions",
@@ -50,20 +52,14 @@ def write_result(workdir, result: Mapping) -> Path:
     text = json.dumps(_plain(result, "result"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     path = Path(workdir) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode("utf-8", "backslashreplace"))  # a model may well write half a surrogate pair
+    with replacing(path) as partial:  # the error handler, because a model may well write half a surrogate pair
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def read_result(workdir) -> dict:
     """The document that `write_result` wrote; FileNotFoundError when the run has none yet."""
     return json.loads((Path(workdir) / FILE).read_text("utf-8"))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it: readers see the old content or the new, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _plain(value, where: str):

@@ -76,7 +76,7 @@ def make_step(
         updates, opt_state = optimiser.update(grads, state.optimiser, state.trainable)
         metrics = {
             "loss": loss * scale, "accuracy": right * scale, "tokens": tokens,
-            "grad_norm": optax.global_norm(grads), "learning_rate": learning_rate(opt_state),
+            "grad_norm": optax.tree.norm(grads), "learning_rate": learning_rate(opt_state),
         }
         return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1, state.key), metrics
 

@@ -10,7 +10,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, beside "python", "platform" and "devices" (`8 x cpu`); a package that is not there is "absent"."""
+    """Package -> version or "absent", beside "python", "platform" and "devices" (`8 x cpu`)."""
     import jax
 
     kinds = [device.device_kind for device in jax.devices()]

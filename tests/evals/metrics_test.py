@@ -4,7 +4,8 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from peftjax.evals import metrics
 
@@ -94,8 +95,8 @@ def test_the_interval_holds_the_mean_within_0_and_1(per_item):
     found = metrics.summarise("exact_match", per_item)
     assert 0.0 <= found["low"] <= found["mean"] <= found["high"] <= 1.0
     assert found["n"] == len(per_item) and found["low"] < found["high"]
-    graded = metrics.summarise("json_field_f1", per_item)
-    assert 0.0 <= graded["low"] <= graded["mean"] <= graded["high"] <= 1.0
+    graded = metrics.summarise("json_field_f1", [0.3 + value / 2 for value in per_item])
+    assert 0.0 <= graded["low"] < graded["mean"] < graded["high"] <= 1.0
 
 
 def test_evaluate_gives_every_metric_with_its_items():
@@ -109,14 +110,19 @@ def test_evaluate_gives_every_metric_with_its_items():
 
 @pytest.mark.parametrize("arguments, message", [
     ((["a"], ["a"], ["exact_mach"]), "'exact_mach'; did you mean 'exact_match'"),
-    ((["a"], ["a", "b"], ["exact_match"]), "1 predictions, 2 references"),
-    ((["a"], ["a"], ["exact_match"], []), "0 aliases"),
+    ((["a"], ["a", "b"], ["exact_match"]), "1 predictions and 2 references"),
+    ((["a"], [("a", "b")], ["exact_match"]), "aliases must be a list of texts; found one text, 'b'"),
     (([], [], ["exact_match"]), "no items"),
     (("a", ["b"], ["exact_match"]), "list of texts"),
 ])
 def test_evaluate_refuses_what_it_cannot_mean(arguments, message):
     with pytest.raises(ValueError, match=message):
         metrics.evaluate(*arguments)
+
+
+def test_references_with_and_without_aliases_mix():
+    found = metrics.evaluate(["a", "x", "x"], ["a", ("b", ["c", "x"]), ("b", [])], ["exact_match", "text_match"])
+    assert found["exact_match"]["per_item"] == found["text_match"]["per_item"] == [1.0, 1.0, 0.0]
 
 
 def test_a_graded_value_in_a_0_1_metric_is_an_error():

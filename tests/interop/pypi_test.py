@@ -21,22 +21,24 @@ def _write_wheel(folder, name="tiny_data", version="1.0"):
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}/data/base.bin", CONTENT)
         wheel.writestr(f"{name}/data/words.txt", "one two")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Dist: not-there\n")
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Dist: not-there\n"
+        wheel.writestr(f"{info}/METADATA", metadata)
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
 
 
 def _write_sdist(folder):
+    metadata = "Metadata-Version: 2.1\nName: tiny-source\nVersion: 2.0\n"
     backend = (
         "import os\n"
         "def prepare_metadata_for_build_wheel(folder, settings=None):\n"
         "    os.makedirs(folder + '/tiny_source-2.0.dist-info')\n"
-        "    open(folder + '/tiny_source-2.0.dist-info/METADATA', 'w').write('Metadata-Version: 2.1\\nName: tiny-source\\nVersion: 2.0\\n')\n"
+        "    open(folder + '/tiny_source-2.0.dist-info/METADATA', 'w').write(" + repr(metadata) + ")\n"
         "    return 'tiny_source-2.0.dist-info'\n"
         "def build_wheel(*arguments): raise SystemExit('a download builds no wheel')\n"
     )
     files = {
-        "PKG-INFO": "Metadata-Version: 2.1\nName: tiny-source\nVersion: 2.0\n",
+        "PKG-INFO": metadata,
         "pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n",
         "backend.py": backend,
         "extra/notes.txt": "only in the source",

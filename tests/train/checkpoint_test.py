@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from peftjax.train.checkpoint import Checkpoints, stored_specification
+from peftjax.train.checkpoint import Checkpoints, stored_specification, stored_target
 
 SPECIFICATION = {"methods": [{"name": "lora", "rank": 2}], "base": "abc", "tokenizer": "def", "versions": {"jax": "1"}}
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +77,17 @@ def test_what_was_saved_comes_back_bit_for_bit(folder):
         _assert_state(checkpoints.restore(_arrays(0)), 2)  # arrays as targets: their sharding is used
         with pytest.raises(ValueError, match=r"no checkpoint of step 7 in .*; there are \[1, 2\]"):
             checkpoints.restore(_target(), step=7)
-    assert stored_specification(folder) == SPECIFICATION
+
+
+def test_a_checkpoint_says_by_itself_what_it_fits(folder):
+    assert stored_specification(folder) == stored_specification(folder, 1) == SPECIFICATION
+    with Checkpoints(folder, stored_specification(folder)) as checkpoints:
+        _assert_state(checkpoints.restore(stored_target(folder)), 2)
+    for function in (stored_specification, stored_target):
+        with pytest.raises(ValueError, match=r"no checkpoint of step 3 in .*; there are \[1, 2\]"):
+            function(folder, 3)
+        with pytest.raises(ValueError, match="no checkpoint in .*nowhere"):
+            function(folder / "nowhere")
 
 
 def test_saving_a_step_again_replaces_it(folder):

@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peftjax.train.curves import smoothed, write_curves
 
@@ -28,7 +29,8 @@ def test_numbers_that_are_not_finite_are_passed_over():
     ([], [], []),
     ([{"step": 1, "loss": 2.0}], [], ["loss.png"]),
     ([{"step": 1, "learning_rate": 0.0}], [{"step": 0, "forgetting": 0.0}], ["learning_rate.png", "forgetting.png"]),
-    ([{"step": 1, "loss": "NaN"}], [{"step": 0, "metrics": {"accuracy": {"mean": 1, "low": 0.5, "high": 1}}}, {"step": 1}],
+    ([{"step": 1, "loss": "NaN"}],
+     [{"step": 0, "metrics": {"accuracy": {"mean": 1, "low": 0.5, "high": 1}}}, {"step": 1}],
      ["loss.png", "metrics.png"]),
 ])
 def test_only_curves_with_numbers_are_drawn(tmp_path, log, evaluations, names):

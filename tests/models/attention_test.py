@@ -1,0 +1,85 @@
+"""Rotary positions are relative, masks are those of the definition, and attention is the plain sum that it stands for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import TINY
+
+from peftjax.models.attention import attend_causally, attention_mask, empty_cache, rotary_angles, rotate
+
+
+def turned(x, position, base=10000.0):
+    """x [K] at one position."""
+    return rotate(x[None, None, None], rotary_angles(jnp.array([[position]]), x.shape[0], base))[0, 0, 0]
+
+
+def test_rotation_keeps_lengths_and_is_nothing_at_position_zero():
+    x = jax.random.normal(jax.random.key(0), (6,))
+    np.testing.assert_array_equal(turned(x, 0), x)
+    np.testing.assert_allclose(jnp.linalg.norm(turned(x, 17)), jnp.linalg.norm(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [1, 40])
+def test_scores_depend_on_the_distance_alone(shift):
+    q, k = jax.random.normal(jax.random.key(1), (2, 6))
+    here = turned(q, 9) @ turned(k, 4)
+    np.testing.assert_allclose(turned(q, 9 + shift) @ turned(k, 4 + shift), here, rtol=1e-4, atol=1e-5)
+    assert abs(turned(q, 9 + shift) @ turned(k, 4) - here) > 1e-4
+
+
+def test_rotation_is_by_halves_as_in_hugging_faces_llama():
+    x, angle = jnp.arange(1.0, 5.0), np.array([3.0, 3.0 * 100.0**-0.5])
+    want = np.concatenate([x[:2] * np.cos(angle) - x[2:] * np.sin(angle), x[2:] * np.cos(angle) + x[:2] * np.sin(angle)])
+    np.testing.assert_allclose(turned(x, 3, base=100.0), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2])
+@pytest.mark.parametrize("slot", [0, 2])
+def test_the_mask_is_that_of_the_definition(window, slot):
+    keys = jnp.array([[0, 1, 1, 2, 2, 0], [1, 1, 1, 1, 2, 3]])
+    queries = keys[:, slot:slot + 3]
+    got = attention_mask(queries, keys, slot, window)
+    assert got.shape == (2, 1, 3, 6)
+    for b in range(2):
+        for t in range(3):
+            for s in range(6):
+                near = s <= slot + t and (window is None or slot + t - s < window)
+                assert got[b, 0, t, s] == (near and queries[b, t] == keys[b, s] and keys[b, s] > 0), (b, t, s)
+
+
+def plain_attention(q, k, v, mask):
+    """Head by head, query by query, in numpy."""
+    out = np.zeros_like(q)
+    for b, t, h in np.ndindex(q.shape[:3]):
+        g = h // (q.shape[2] // k.shape[2])
+        seen = mask[b, 0, t]
+        scores = k[b, seen, g] @ q[b, t, h] / q.shape[-1] ** 0.5
+        weights = np.exp(scores - scores.max())
+        out[b, t, h] = weights @ v[b, seen, g] / weights.sum()
+    return out
+
+
+def test_attention_is_the_plain_sum_it_stands_for():
+    keys = jax.random.split(jax.random.key(2), 3)
+    q = jax.random.normal(keys[0], (2, 3, 4, 6))
+    k, v = (jax.random.normal(key, (2, 3, 2, 6)) for key in keys[1:])
+    segments = jnp.array([[1, 1, 1], [1, 2, 2]])
+    mask = attention_mask(segments, segments, 0, None)
+    want = plain_attention(*(np.asarray(x) for x in (q, k, v, mask)))
+    np.testing.assert_allclose(attend_causally(q, k, v, mask), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(attend_causally)(q, k, v, mask), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_is_finite_and_so_is_its_gradient():
+    q = jnp.ones((1, 2, 2, 6))
+    mask = jnp.zeros((1, 1, 2, 2), bool)
+    value, grads = jax.value_and_grad(lambda q: attend_causally(q, q, q, mask).sum())(q)
+    assert jnp.isfinite(value) and jnp.isfinite(grads).all()
+
+
+def test_an_empty_cache_has_a_slot_for_every_layer_row_and_token():
+    cache = empty_cache(TINY, 3, 7, jnp.bfloat16)
+    assert cache.k.shape == cache.v.shape == (TINY.layers, 3, 7, TINY.kv_heads, TINY.head_size)
+    assert cache.k.dtype == jnp.bfloat16
+    assert cache.segments.shape == (3, 7) and not cache.segments.any() and cache.used == 0

@@ -1,0 +1,180 @@
+"""The decoder computes one function however it is laid out: scanned, unrolled, cut, recomputed, packed, padded or cached."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import BIASED, LENGTH, TIED, TINY, base, equal_trees, logits, noise, run, shapes, tokens
+
+from peftjax.models.attention import empty_cache
+from peftjax.models.decoder import Decoder, abstract_params, count_within, cut, init_params, segment_spans
+from peftjax.nn.tree import flatten, get, put
+
+FOUR = dataclasses.replace(TINY, layers=4)
+
+
+@pytest.mark.parametrize("options", [{"unroll": True}, {"remat": "attention"}, {"remat": "block"}])
+def test_layouts_of_one_stack_agree(options):
+    np.testing.assert_allclose(logits(base(), **options), logits(base()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("segments", [(1, 3), (2, 1, 1)])
+def test_a_cut_stack_computes_the_same(segments):
+    parts = cut(base(FOUR), FOUR, segments)
+    np.testing.assert_allclose(logits(parts, FOUR, segments=segments), logits(base(FOUR), FOUR), rtol=1e-5, atol=1e-5)
+
+
+def test_a_cut_is_undone_by_joining_and_may_be_moved():
+    whole = base(FOUR)
+    parts = cut(whole, FOUR, (1, 3))
+    assert {"blocks_0_1", "blocks_1_4"} < set(parts) and "blocks" not in parts
+    equal_trees(cut(parts, FOUR, ()), whole)
+    equal_trees(cut(cut(parts, FOUR, (2, 1, 1)), FOUR, ()), whole)
+    equal_trees(cut(parts, FOUR, (2, 2)), cut(whole, FOUR, (2, 2)))
+    assert cut(whole, FOUR, ()) is whole
+    assert shapes(parts) == shapes(abstract_params(FOUR, segments=(1, 3)))
+
+
+@pytest.mark.parametrize("segments", [(1, 2), (5,), (4, 0), (-1, 5)])
+def test_segments_must_add_up(segments):
+    with pytest.raises(ValueError, match="do not add up to 4 layers"):
+        segment_spans(4, segments)
+
+
+def test_gradients_agree_between_layouts():
+    def loss(params, **options):
+        return jnp.sum(jnp.square(Decoder(TINY, **options).apply({"params": params}, tokens())))
+
+    want = flatten(jax.jit(jax.grad(loss))(base()))
+    for options in ({"unroll": True}, {"remat": "attention"}, {"remat": "block"}):
+        got = flatten(jax.jit(lambda params, o=options: jax.grad(lambda p: loss(p, **o))(params))(base()))
+        for path in want:
+            np.testing.assert_allclose(got[path], want[path], rtol=2e-3, atol=2e-4, err_msg=f"{options} {path}")
+
+
+def test_an_unknown_remat_is_refused():
+    with pytest.raises(ValueError, match="remat is 'blocks'; it may be none, attention, block"):
+        logits(base(), remat="blocks")
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_causality_by_gradients(window):
+    """d logits[t] / d embedding[s] is zero for s > t, and for s further back than the layers' windows reach, and only there."""
+    config = dataclasses.replace(TINY, window=window, vocab_size=LENGTH)
+    params, model = base(config), Decoder(config)
+    ids = jnp.arange(LENGTH)[None]  # one row of the embedding a position
+
+    def at(embedding, t):
+        return jnp.sum(model.apply({"params": put(params, "embed/embedding", embedding)}, ids)[0, t] ** 2)
+
+    grads = jax.jit(jax.vmap(jax.grad(at), in_axes=(None, 0)))(params["embed"]["embedding"], jnp.arange(LENGTH))
+    reached = np.abs(grads).max(axis=-1) > 0
+    reach = LENGTH if window is None else config.layers * (window - 1)
+    want = [[s <= t and t - s <= reach for s in range(LENGTH)] for t in range(LENGTH)]
+    np.testing.assert_array_equal(reached, want)
+
+
+def test_packed_rows_are_the_rows_alone():
+    first, second = tokens(1, 2, seed=1), tokens(1, 3, seed=2)
+    segments = jnp.array([[1, 1, 2, 2, 2]])
+    packed = run(base(), jnp.concatenate([first, second], axis=1), Decoder(TINY), segments=segments)
+    np.testing.assert_allclose(packed[:, :2], run(base(), first, Decoder(TINY)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(packed[:, 2:], run(base(), second, Decoder(TINY)), rtol=1e-5, atol=1e-5)
+
+
+def test_left_and_right_padding_change_nothing():
+    ids = tokens(2, 3, seed=4)
+    alone = run(base(), ids, Decoder(TINY))
+    for left in (2, 0):
+        pad = ((0, 0), (left, 2 - left))
+        padded = run(base(), jnp.pad(ids, pad), Decoder(TINY), segments=jnp.pad(jnp.ones_like(ids), pad))
+        assert jnp.isfinite(padded).all()
+        np.testing.assert_allclose(padded[:, left:left + 3], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_are_counted_within_segments():
+    got = count_within(jnp.array([[1, 1, 2, 2, 2, 0], [3, 1, 3, 1, 1, 1]]))
+    np.testing.assert_array_equal(got, [[0, 1, 0, 1, 2, 0], [0, 0, 1, 1, 2, 3]])
+
+
+def test_given_positions_are_used():
+    ids = tokens()
+    counted = jnp.tile(jnp.arange(LENGTH)[None], (ids.shape[0], 1))
+    plain = run(base(), ids, Decoder(TINY))
+    np.testing.assert_array_equal(run(base(), ids, Decoder(TINY), positions=counted), plain)
+    np.testing.assert_allclose(run(base(), ids, Decoder(TINY), positions=counted + 9), plain, rtol=1e-3, atol=1e-4)
+    assert np.abs(run(base(), ids, Decoder(TINY), positions=2 * counted) - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize(("window", "segments"), [(None, ()), (2, ()), (None, (1, 1))])
+def test_the_cache_gives_what_a_full_pass_gives(window, segments):
+    """Prefill of two tokens, then one, then two: every hidden state as in one pass over all five, a left-padded row among them."""
+    config = dataclasses.replace(TINY, window=window)
+    model, params = Decoder(config, segments=segments), cut(base(config), config, segments)
+    ids, parts = tokens(), jnp.ones((3, LENGTH), jnp.int32).at[1, 0].set(0)
+
+    @jax.jit
+    def step(params, ids, parts, cache):
+        return model.apply({"params": params}, ids, segments=parts, cache=cache, method="hidden")
+
+    whole, _ = model.apply({"params": params}, ids, segments=parts, method="hidden")
+    cache, pieces = empty_cache(config, 3, 8), []
+    for start, stop in ((0, 2), (2, 3), (3, 5)):
+        hidden, cache = step(params, ids[:, start:stop], parts[:, start:stop], cache)
+        pieces.append(hidden)
+    assert cache.used == LENGTH
+    np.testing.assert_array_equal(cache.segments[:, LENGTH:], np.zeros((3, 3)))
+    got, whole = (np.where(parts[..., None] > 0, x, 0) for x in (jnp.concatenate(pieces, axis=1), whole))
+    np.testing.assert_allclose(got, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_grouped_queries_are_repeated_key_value_heads():
+    config = dataclasses.replace(TINY, kv_heads=TINY.heads)
+    params, group = base(), TINY.heads // TINY.kv_heads
+    for name in ("k", "v"):
+        kernel = params["blocks"]["attn"][name]["kernel"]
+        split = kernel.reshape(*kernel.shape[:2], TINY.kv_heads, TINY.head_size)
+        params = put(params, f"blocks/attn/{name}/kernel", jnp.repeat(split, group, axis=2).reshape(*kernel.shape[:2], -1))
+    np.testing.assert_allclose(logits(params, config), logits(base()), rtol=1e-5, atol=1e-5)
+
+
+def test_a_tied_head_is_the_embedding():
+    params = put(base(TIED), "head/kernel", base(TIED)["embed"]["embedding"].T)
+    assert "head" not in base(TIED)
+    np.testing.assert_allclose(logits(base(TIED), TIED), logits(params, TINY), rtol=1e-5, atol=1e-5)
+
+
+def test_biases_are_created_where_the_config_wants_them_and_read_where_the_tree_holds_them():
+    assert sum(path.endswith("/bias") for path in flatten(base(BIASED))) == 7
+    assert not any(path.endswith("/bias") for path in flatten(base()))
+    np.testing.assert_array_equal(logits(base(BIASED), TINY), logits(base(BIASED), BIASED))
+
+
+def test_activations_have_the_models_dtype_and_parameters_theirs():
+    out = run(base(), tokens(), Decoder(TINY, dtype=jnp.bfloat16))
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), logits(base()), rtol=0.1, atol=0.1)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), base())
+    assert run(half, tokens(), Decoder(TINY)).dtype == jnp.float32
+
+
+def test_a_row_does_not_depend_on_the_others():
+    np.testing.assert_allclose(logits(base())[1:2], logits(base(), ids=tokens()[1:2]), rtol=1e-5, atol=1e-5)
+
+
+def test_abstract_parameters_are_those_of_init():
+    params = init_params(BIASED, jax.random.key(0))
+    assert shapes(params) == shapes(abstract_params(BIASED))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_a_missing_or_misshapen_weight_is_named():
+    wrong = put(base(), "blocks/attn/q/kernel", noise("q", jnp.ones((2, 16, 23))))
+    with pytest.raises(ValueError, match=r"blocks/attn/q/kernel has shape \(16, 23\); the model asks for \(16, 24\)"):
+        logits(wrong)
+    missing = put(base(), "blocks/attn/q", None)
+    assert get(missing, "blocks/attn/q") is None
+    with pytest.raises(Exception, match="kernel"):
+        logits(missing)
