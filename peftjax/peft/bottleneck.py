@@ -179,13 +179,13 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
         if isinstance(self.scale, str):
             scale = ones if self.scale == "channel" else jnp.ones(lead)
         else:
-            scale = jnp.full(lead, float(self.scale))
+            scale = jnp.full(lead, self.scale, jnp.float32)
         before, after = self.norm in ("before", "both"), self.norm in ("after", "both")
         return Bottleneck(
             down=down, down_bias=jnp.zeros((*lead, size)), up=up, up_bias=zeros, scale=scale,
             norm_before=ones if before else None, norm_before_bias=zeros if before else None,
             norm_after=ones if after else None, norm_after_bias=zeros if after else None,
-            dropout=jnp.full(lead, self.dropout) if self.dropout else None,
+            dropout=jnp.full(lead, self.dropout, jnp.float32) if self.dropout else None,
             activation=self.activation, reads=self.reads, learned_scale=isinstance(self.scale, str), name=self.name,
         )
 

@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Kernel, Tied, attend, dense, dot, lookup, node
-from peftjax.nn.tree import get, put
+from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup, node
+from peftjax.nn.tree import put
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import per_layer
-from peftjax.peft.select import Target, module_of, require_used, resolve, select
+from peftjax.peft.select import Target, as_patterns, module_of, require_used, resolve, select, with_head
 
 INITS = ("kaiming", "gaussian", "orthogonal")
 
@@ -121,7 +121,8 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
         Raises:
             ValueError: a target, a pattern or a layer that names nothing.
         """
-        params = _place_for_tied_head(params, self.targets)
+        if {"lm_head", "head"} & set(as_patterns(self.targets)):
+            params = with_head(params)
         targets = select(params, self.targets, self.layers)
         require_used(self.rank_pattern, targets, "rank_pattern")
         require_used(self.alpha_pattern, targets, "alpha_pattern")
@@ -184,11 +185,3 @@ def _orthogonal(rank: int, rows: int, width: int):
         return q[0::2].T @ a / 10, q[1::2].T @ b / 10
 
     return draw
-
-
-def _place_for_tied_head(params: dict, targets) -> dict:
-    """Where the head is asked for by name and tied, a place for it that reads the embedding."""
-    asked = "lm_head" in targets if not isinstance(targets, str) else targets in ("lm_head", "head")
-    if asked and get(params, "head/kernel") is None and get(params, "embed/embedding") is not None:
-        return put(params, "head/kernel", Tied(get(params, "embed/embedding")))
-    return params

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Kernel, Tied, attend, dense, dot, lookup, node
-from peftjax.nn.tree import get, put, walk
-from peftjax.peft.select import KERNELS, Target, on_layers, parameters, select, sibling
+from peftjax.nn.tree import put, walk
+from peftjax.peft.select import KERNELS, Target, on_layers, parameters, select, sibling, with_head
 
 
 @node(arrays=("base", "value"), static=("name",))
@@ -125,6 +125,5 @@ class head_only:  # noqa: N801
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree in which `head/kernel` is trained; `key` is not used."""
-        if get(params, "head/kernel") is None:
-            params = put(params, "head/kernel", Tied(get(params, "embed/embedding")))
+        params = with_head(params)
         return _train(params, [t for t in parameters(params, ("kernel",)) if t.logical == "head/kernel"], self.name, "head_only()")

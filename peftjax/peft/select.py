@@ -7,10 +7,11 @@ Every target of a list must match something: a rule that matches nothing is an e
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from peftjax.nn.tree import get, place, walk
+from peftjax.nn.kernels import Kernel, Tied
+from peftjax.nn.tree import get, place, put, walk
 
 # The field's names (those of Hugging Face's Llama modules) -> regular expressions over our logical paths.
 NAMES = {
@@ -62,25 +63,28 @@ def matches(pattern: str, module: str) -> bool:
     return re.fullmatch(NAMES.get(pattern, pattern), module) is not None
 
 
-def select(params: dict, targets: str | Sequence[str], layers: Iterable[int] | None = None, names: tuple[str, ...] = KERNELS) -> list[Target]:
+def select(params: dict, targets: str | Sequence[str], layers: Sequence[int] | None = None, names: tuple[str, ...] = KERNELS) -> list[Target]:
     """The kernels that `targets` name, on the given layers.
 
     Raises:
-        ValueError: a target matches nothing; a layer does not exist; the layers cut a scanned stack in two.
+        ValueError: a target matches nothing, or nothing on these layers; a layer does not exist; the layers cut a scanned stack in two.
     """
     everything = parameters(params, names)
     modules = sorted({module_of(t.logical) for t in everything})
-    chosen: set[str] = set()
+    chosen: dict[str, set[str]] = {}
     for pattern in as_patterns(targets):
         try:
-            hits = {module for module in modules if matches(pattern, module)}
+            chosen[pattern] = {module for module in modules if matches(pattern, module)}
         except re.error as error:
             raise ValueError(f"target {pattern!r} is no regular expression: {error}") from error
-        if not hits:
+        if not chosen[pattern]:
             raise ValueError(unmatched(pattern, modules))
-        chosen |= hits
-    picked = [t for t in everything if module_of(t.logical) in chosen]
-    return on_layers(picked, layers)
+    picked = on_layers([t for t in everything if module_of(t.logical) in set().union(*chosen.values())], layers)
+    left = {module_of(t.logical) for t in picked}
+    for pattern, hits in chosen.items():
+        if not hits & left:
+            raise ValueError(f"target {pattern!r} names {', '.join(sorted(hits))}, which lies on no layer; layers={list(layers)}")
+    return picked
 
 
 def unmatched(pattern: str, modules: list[str]) -> str:
@@ -88,11 +92,11 @@ def unmatched(pattern: str, modules: list[str]) -> str:
     if pattern in NAMES and NAMES[pattern] == "head":
         return "target 'lm_head' matches nothing: the head is tied to the embedding and there is no place for it; target 'embed_tokens'"
     near = difflib.get_close_matches(pattern, [*NAMES, *modules], n=3)
-    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
     return f"target {pattern!r} matches no kernel{hint} Kernels are {', '.join(modules)}; names are {', '.join(NAMES)}"
 
 
-def on_layers(targets: list[Target], layers: Iterable[int] | None) -> list[Target]:
+def on_layers(targets: list[Target], layers: Sequence[int] | None) -> list[Target]:
     """Those of `targets` that lie on `layers`; parameters outside the stack are kept only where `layers` is None."""
     if layers is None:
         return targets
@@ -145,6 +149,17 @@ def require_used(patterns: dict[str, Any], targets: list[Target], what: str) -> 
         else:
             modules = sorted({module_of(t.logical) for t in targets})
             raise ValueError(f"{what} {pattern!r} matches none of the targets {', '.join(modules)}")
+
+
+def with_head(params: dict) -> dict:
+    """The tree with a place for a head of its own: where the head is tied, `head/kernel` reads the embedding as it was before any
+    adapter, so that it does not matter which of the two is adapted first."""
+    if get(params, "head/kernel") is not None or get(params, "embed/embedding") is None:
+        return params
+    embedding = get(params, "embed/embedding")
+    while isinstance(embedding, Kernel) and hasattr(embedding, "name"):
+        embedding = embedding.base
+    return put(params, "head/kernel", Tied(embedding))
 
 
 def sibling(params: dict, path: str, name: str) -> Any:

@@ -62,7 +62,8 @@ class Speaker:
         if self.plain:
             return self.tokenizer.encode(text)
         if self.template is not None:
-            return self.template.prompt_ids(Record(id="prompt", prompt=text, response=""), self.tokenizer)
+            unanswered = Record(prompt=text, response="?")  # a record has a response; the prompt's ids do not depend on it
+            return self.template.prompt_ids(unanswered, self.tokenizer)
         return self.tokenizer.encode_chat([{"role": "user", "content": text}], True)
 
     def answer(self, text: str, **options) -> Iterator[str]:

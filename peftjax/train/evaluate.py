@@ -57,11 +57,11 @@ class Evaluator:
         """Losses of every row of one held-out set."""
         rows = self.held[name].tokens
         nll, tokens, right = (np.zeros(len(rows)) for _ in range(3))
-        for batch, owners in eval_batches(rows, self.options.batch_size, max(self.length, rows.max_length)):
-            losses, hits = jax.device_get(self._losses(trainable, frozen, batch))
+        for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max()))):
+            losses, hits = jax.device_get(self._losses(trainable, frozen, batch._replace(rows=None)))
             segments = np.take_along_axis(batch.segments, batch.loss_positions, axis=1)
             used = batch.weights > 0
-            row = np.take_along_axis(owners, np.maximum(segments - 1, 0), axis=1)[used]
+            row = np.take_along_axis(batch.rows, np.maximum(segments - 1, 0), axis=1)[used]
             np.add.at(nll, row, losses[used])
             np.add.at(tokens, row, 1)
             np.add.at(right, row, hits[used])
@@ -71,7 +71,7 @@ class Evaluator:
         """Greedy answers to the prompts of one held-out set, in the order of its rows."""
         held, params = self.held[name], combine(trainable, frozen)
         ids = generate_ids(
-            self.model, params, held.tokens.prompts(), self.tokenizer.eos_id, max_new=self.options.max_new, pad_id=self.tokenizer.pad_id,
+            self.model, params, held.prompts(), self.tokenizer.eos_id, max_new=self.options.max_new, pad_id=self.tokenizer.pad_id,
             batch_size=self.options.generate_batch_size,
         )
         return [self.tokenizer.decode(row).strip() for row in ids]
@@ -101,13 +101,14 @@ class Evaluator:
         return found
 
     def _generated(self, split: str, trainable: Any, frozen: Any, rows: RowLosses) -> dict:
-        records = self.held[split].records
-        items = [{"id": r.id, "nll": float(n), "tokens": int(t)} for r, n, t in zip(records, rows.nll, rows.tokens, strict=True)]
-        if not self.options.generate or not all(record.response and record.prompt_text for record in records):
+        held = self.held[split]
+        items = [{"id": r.id, "nll": float(n), "tokens": int(t)} for r, n, t in zip(held.records, rows.nll, rows.tokens, strict=True)]
+        if not self.options.generate or not all(held.texts):  # plain text has no prompt to answer
             return {"predictions": items}
         texts = self.predictions(split, trainable, frozen)
-        metrics = evaluate(texts, [(r.response_text, r.extra.get("aliases", ())) for r in records], list(self.options.metrics))
-        for i, (item, record, text) in enumerate(zip(items, records, texts, strict=True)):
-            item |= {"prompt": record.prompt_text, "reference": record.response_text, "prediction": text}
+        references = [(record.response, record.extra.get("aliases", ())) for record in held.records]
+        metrics = evaluate(texts, references, list(self.options.metrics))
+        for i, (item, record, prompt, text) in enumerate(zip(items, held.records, held.texts, texts, strict=True)):
+            item |= {"prompt": prompt, "reference": record.response, "prediction": text}
             item |= {name: found["per_item"][i] for name, found in metrics.items()}
         return {"predictions": items, "metrics": {name: {k: v for k, v in found.items() if k != "per_item"} for name, found in metrics.items()}}

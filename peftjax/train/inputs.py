@@ -18,10 +18,15 @@ from peftjax.data.tokens import TokenRows, tokenize
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """Held-out rows with the records they come from, in one order; `dropped` rows could not be used."""
+    """Held-out rows: `tokens`, and in the same order the `records` they come from and their prompts as `texts`."""
 
     records: Sequence[Record]
+    texts: Sequence[str]
     tokens: TokenRows
+
+    def prompts(self) -> list[list[int]]:
+        """The prompt's ids of each row, cut where training cuts them."""
+        return [self.tokens.row(i)[: self.tokens.prompt_len[i]].tolist() for i in range(len(self.tokens))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,4 +96,5 @@ def _pick(records: Sequence[Record], count: int) -> list[Record]:
 
 def _held(records: list[Record], tokenizer: Any, template: Template, length: int) -> Held:
     tokens = tokenize(records, tokenizer, template, length)
-    return Held([records[i] for i in tokens.source_index], tokens)
+    kept = [records[i] for i in tokens.records]
+    return Held(kept, [template.prompt_text(record, tokenizer) for record in kept], tokens)
