@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +11,8 @@ import numpy as np
 import optax
 
 from peftjax.models.config import DecoderConfig
-from peftjax.models.decoder import Decoder, init_params
+from peftjax.models.decoder import Decoder, abstract_params
 from peftjax.nn.tree import flatten, path_of
-from peftjax.peft.keys import key_at
 from peftjax.peft.partition import combine, partition
 from peftjax.train.step import TrainState, make_step, new_state
 
@@ -38,30 +38,29 @@ class Batch(NamedTuple):
 
 @functools.cache
 def base(config: DecoderConfig = TINY, segments: tuple[int, ...] = ()) -> dict:
-    """Random parameters in which no leaf is constant: norm scales are around one, biases around zero."""
+    """Random parameters in which no leaf is constant: kernels keep the size of what passes, norm scales are around one. Drawn by numpy:
+    nothing is compiled."""
 
-    @jax.jit
-    def draw(key):
-        params = init_params(config, key, segments=segments)
-        return jax.tree_util.tree_map_with_path(lambda keys, x: x + 0.1 * noise(path_of(keys), x), params)
+    def draw(keys, like):
+        path = path_of(keys)
+        if path.endswith("/kernel"):
+            return noise(path, like) / like.shape[-2] ** 0.5
+        return 0.1 * noise(path, like) + (1.0 if path.endswith("/scale") else 0.0)
 
-    return draw(jax.random.key(7))
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config, segments=segments))
 
 
 def noise(path: str, like: Any) -> jax.Array:
     """Normal values of the shape and dtype of `like`, a function of the path alone."""
-    return jax.random.normal(key_at(jax.random.key(11), path), like.shape, like.dtype)
+    seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "little")
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(like.shape), like.dtype)
 
 
 def moved(params: dict, size: float = 0.1) -> dict:
     """The tree with all its trainable leaves moved off their initial values."""
-
-    @jax.jit
-    def shift(tree):
-        return jax.tree_util.tree_map_with_path(lambda keys, x: x + size * noise(path_of(keys), x), tree)
-
     trainable, frozen = partition(params)
-    return combine(shift(trainable), frozen)
+    trainable = jax.tree_util.tree_map_with_path(lambda keys, x: x + size * noise(path_of(keys), x), trainable)
+    return combine(trainable, frozen)
 
 
 def tokens(batch: int = BATCH, length: int = LENGTH, seed: int = 0, vocab: int = TINY.vocab_size) -> jax.Array:

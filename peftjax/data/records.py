@@ -189,8 +189,10 @@ def _no_constant(constant: str):
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise BadRow("a field is not text", f"{name} is {type(value).__name__}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadRow("text holds half a surrogate pair", name)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow("text holds half a surrogate pair", name) from error
     return unicodedata.normalize("NFC", value)
 
 

@@ -64,7 +64,8 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], origin: str) -> Tokeniz
     elif kind == "llama":
         backend = _sentence_piece(metadata, tokens, types, origin)
     else:
-        raise ValueError(f"{origin}: tokenizer kind {kind!r} is not supported; supported are gpt2 (byte-level BPE) and llama (SentencePiece)")
+        supported = "gpt2 (byte-level BPE) and llama (SentencePiece)"
+        raise ValueError(f"{origin}: tokenizer kind {kind!r} is not supported; supported are {supported}")
     _add_fixed(backend, tokens, types)
     wrong = [text for i, text in enumerate(tokens) if types[i] == _CONTROL and backend.token_to_id(text) != i]
     if wrong:

@@ -216,7 +216,8 @@ def _check_tree(config: DecoderConfig, family: Family, flat: Mapping[str, Any]) 
         if tuple(flat[path].shape) != wanted[path]:
             lines.append(f"misshapen {path}: {list(flat[path].shape)}, the config wants {list(wanted[path])}")
     if lines:
-        raise ValueError("these parameters are not those of a plain base (merge or detach adapters first):\n  " + "\n  ".join(sorted(lines)))
+        listed = "\n  ".join(sorted(lines))
+        raise ValueError(f"these parameters are not those of a plain base (merge or detach adapters first):\n  {listed}")
 
 
 def _shards(config: DecoderConfig, family: Family, limit: int) -> Iterator[dict[str, tuple]]:

@@ -105,7 +105,9 @@ def check_copies(family: Family, sources: Mapping[str, Source], params: Mapping[
         if name in sources and path in params:
             copy, leaf = sources[name].read(slice(None)), np.asarray(params[path])
             if not np.array_equal(np.asarray(copy).astype(leaf.dtype), leaf):
-                raise ValueError(f"{origin} says that embeddings are tied, yet {name} differs from {path}; set tie_word_embeddings to false")
+                raise ValueError(
+                    f"{origin} says that embeddings are tied, yet {name} differs from {path}; set tie_word_embeddings to false"
+                )
 
 
 def rotary_order(heads: int, head_size: int) -> np.ndarray:

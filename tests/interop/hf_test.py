@@ -79,7 +79,7 @@ def test_defaults_are_those_of_transformers():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel' is not supported; supported are LlamaForCausalLM, Mistral"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel' is not supported; supported are LlamaFor"),
         ({"architectures": ...}, r"architecture '\(none named\)'"),
         ({"rope_parameters": {"rope_theta": 1.0, "rope_type": "llama3"}}, "rope scaling 'llama3'"),
         ({"rope_parameters": ..., "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling 'linear'"),

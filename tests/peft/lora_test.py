@@ -74,7 +74,7 @@ def test_ranks_and_alphas_may_differ_between_layers():
 
 
 def test_padded_rows_stay_exactly_zero_through_training_with_weight_decay():
-    method = lora(rank=2, rank_pattern={"blocks/1/.*": 4, "blocks/1/attn/v": 1}, targets=["q_proj", "v_proj", "down_proj"])
+    method = lora(rank=2, rank_pattern={"blocks/1/attn/v": 1, "blocks/1/.*": 4}, targets=["q_proj", "v_proj", "down_proj"])
     state, _, _ = train(attach(base(), [method], KEY), steps=4)
     for path, (short, long) in {"blocks/attn/q": (2, 4), "blocks/attn/v": (1, 2), "blocks/mlp/down": (2, 4)}.items():
         node = node_at(state.trainable, path)
@@ -113,7 +113,7 @@ def test_on_an_embedding_a_is_zero_and_b_is_not():
 
 def test_a_lora_on_the_head_of_a_tied_base_leaves_the_embedding_alone():
     params = moved(attach(base(TIED), [lora(rank=2, targets="lm_head")], KEY))
-    assert params["embed"] is base(TIED)["embed"]
+    assert params["embed"]["embedding"] is base(TIED)["embed"]["embedding"]
     node, table = params["head"]["kernel"], base(TIED)["embed"]["embedding"]
     np.testing.assert_allclose(node.merge(), table.T + node.a.T @ node.b, rtol=1e-5, atol=1e-6)
     untied = {**base(TIED), "head": {"kernel": node.merge()}}

@@ -89,7 +89,7 @@ def _chunks(document: Document, most: int, seed: int) -> list[str]:
 def _sentences(paragraph: str) -> list[str]:
     if len(paragraph) <= _LONGEST // 2:
         return [paragraph] if paragraph else []
-    return [sentence for sentence in re.split(r"(?<=[.!?;。])\s*(?=\S)(?<![A-Z]\.)", paragraph) if sentence.strip()]
+    return [sentence for sentence in re.split(r"(?<=[.!?;])\s+|(?<=。)", paragraph) if sentence]
 
 
 def _pydoc() -> Iterator[Document]:

@@ -1,0 +1,85 @@
+"""Merging gives a plain tree that computes the same, and never touches its input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import TIED, base, equal_trees, logits, moved
+
+from peftjax.nn.kernels import Kernel
+from peftjax.nn.tree import flatten, get, put, walk
+from peftjax.peft.attach import adapters, attach
+from peftjax.peft.bottleneck import pfeiffer
+from peftjax.peft.lora import LoRA, lora
+from peftjax.peft.merge import merge
+from peftjax.peft.parts import bitfit, norm_only
+
+KEY = jax.random.key(0)
+LOW = (lora(rank=2, alpha=3, name="tone"), lora(rank=3, targets=["q_proj", "lm_head"], name="task"), bitfit(add=True, name="bias"))
+
+
+def low():
+    return moved(attach(base(TIED), LOW, KEY))
+
+
+def test_the_merged_tree_is_plain_and_computes_the_same():
+    merged = merge(low())
+    assert not any(isinstance(value, Kernel) for _, value in walk(merged)) and adapters(merged) == []
+    np.testing.assert_allclose(logits(merged, TIED), logits(low(), TIED), rtol=1e-4, atol=1e-4)
+
+
+def test_the_input_is_not_touched():
+    params = low()
+    before = dict(flatten(params))
+    merge(params)
+    after = flatten(params)
+    assert after.keys() == before.keys() and all(after[path] is before[path] for path in before)
+
+
+def test_merging_one_is_merging_it_alone():
+    alone = moved(attach(base(TIED), LOW[1:2], KEY))
+    equal_trees(merge(low(), ["task"]), merge(alone))
+    equal_trees(merge(low(), []), base(TIED))
+
+
+def test_two_adapters_merge_into_the_sum_of_their_deltas():
+    kernel = base(TIED)["blocks"]["attn"]["q"]["kernel"]
+
+    def delta(names):
+        return merge(low(), names)["blocks"]["attn"]["q"]["kernel"] - kernel
+
+    np.testing.assert_allclose(delta(["tone", "task"]), delta(["tone"]) + delta(["task"]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_that_is_zero_merges_into_the_base_exactly():
+    equal_trees(merge(attach(base(), [lora(rank=2), norm_only()], KEY)), base())
+
+
+def test_a_merged_tied_head_is_a_head_of_its_own():
+    merged = merge(moved(attach(base(TIED), [lora(rank=2, targets="lm_head")], KEY)))
+    assert merged["head"]["kernel"].shape == (16, 40)
+    assert merged["embed"]["embedding"] is base(TIED)["embed"]["embedding"]
+
+
+def test_a_network_at_a_site_is_refused_or_kept_beside():
+    params = moved(attach(base(), [lora(rank=2), pfeiffer(size=3)], KEY))
+    with pytest.raises(TypeError, match=r"blocks/mlp_out/default: a network at a site has no dense weight.*strict=False"):
+        merge(params)
+    kept = merge(params, strict=False)
+    assert not isinstance(get(kept, "blocks/attn/q/kernel"), LoRA)
+    assert get(kept, "blocks/mlp_out/default") is get(params, "blocks/mlp_out/default")
+    np.testing.assert_allclose(logits(kept), logits(params), rtol=1e-4, atol=1e-4)
+
+
+def test_names_that_no_adapter_has_are_refused():
+    with pytest.raises(ValueError, match="no adapter is called 'tune'; the tree holds bias, task, tone"):
+        merge(low(), ["tune"])
+
+
+def test_a_node_that_has_no_dense_form_is_named_with_its_path():
+    class Opaque(Kernel):
+        shape, dtype = (4, 6), jnp.float32
+
+    node = LoRA(Opaque(), jnp.ones((2, 4)), jnp.ones((2, 6)), jnp.float32(1), None, "tone")
+    with pytest.raises(TypeError, match="blocks/attn/q/kernel: Opaque cannot be merged into a dense weight"):
+        merge(put(base(), "blocks/attn/q/kernel", node))

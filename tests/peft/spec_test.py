@@ -1,0 +1,57 @@
+"""Methods are data: there and back, through JSON too, and a wrong name is answered with the right one."""
+
+import json
+
+import pytest
+
+from peftjax.peft.bottleneck import bottleneck, houlsby, scaled_parallel
+from peftjax.peft.lora import lora
+from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.spec import METHODS, from_data, to_data
+
+EXAMPLES = [
+    lora(), lora(rank=4, alpha=8.0, targets=("q_proj", ".*/v"), dropout=0.1, rslora=True, init="gaussian", layers=(3, 4), name="tone"),
+    lora(rank_pattern={"blocks/7/attn/q": 4, "down_proj": 32}, alpha_pattern={".*/(q|v)": 2.0}),
+    bottleneck(), houlsby(size=36), scaled_parallel(norm="both"), full(), full(layers=(1,)), bitfit(add=True),
+    norm_only(name="norms"), head_only(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", EXAMPLES, ids=lambda method: type(method).__name__)
+def test_there_and_back(method):
+    assert from_data(to_data(method)) == method
+    assert from_data(json.loads(json.dumps(to_data(method)))) == method
+
+
+def test_every_method_is_among_the_examples():
+    assert {type(method) for method in EXAMPLES} == set(METHODS.values())
+
+
+def test_the_order_of_patterns_is_kept():
+    patterns = {"blocks/7/attn/q": 4, ".*/q": 2, "a": 1}
+    assert list(from_data(to_data(lora(rank_pattern=patterns))).rank_pattern) == list(patterns)
+
+
+def test_lists_ranges_and_mappings_mean_what_tuples_and_pairs_do():
+    wanted = lora(targets=("q_proj",), layers=(1, 2), rank_pattern={"q_proj": 4})
+    assert from_data({"method": "lora", "targets": ["q_proj"], "layers": range(1, 3), "rank_pattern": {"q_proj": 4}}).layers == range(1, 3)
+    assert to_data(lora(targets=["q_proj"], layers=range(1, 3), rank_pattern={"q_proj": 4})) == to_data(wanted)
+
+
+def test_missing_fields_are_the_defaults():
+    assert from_data({"method": "lora", "rank": 4}) == lora(rank=4)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"method": "loar"}, r"no method is called 'loar' \(did you mean 'lora'\?\); methods are lora, bottleneck"),
+        ({"rank": 8}, "no method is called None"),
+        ({"method": "lora", "rnak": 8}, r"lora has no field 'rnak' \(did you mean 'rank'\?\); fields are rank, alpha"),
+        ({"method": "bottleneck", "rank": 8}, "bottleneck has no field 'rank'"),
+        ({"method": "lora", "rank": 0}, "LoRA rank 0 is not positive"),
+    ],
+)
+def test_wrong_data_are_answered_with_the_right_names(data, message):
+    with pytest.raises(ValueError, match=message):
+        from_data(data)

@@ -1,0 +1,67 @@
+"""Talking to a base and to a run: the same text merged and not, and refusals."""
+
+import pytest
+from tiny_run import tiny_config, write_base
+
+from peftjax.train.chat import Speaker, converse
+from peftjax.train.loop import run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a few more steps than the tiny one, so that it has something to say."""
+    folder = tmp_path_factory.mktemp("chat")
+    config = tiny_config(folder)
+    config.train.steps, config.eval.before, config.eval.every, config.checkpoint.every = 60, False, 0, 30
+    return run(config, folder / "run")
+
+
+def test_merged_weights_say_what_the_adapter_says(trained, capsys):
+    answers = []
+    for merged in (False, True):
+        converse(Speaker.load(str(trained), None, merged=merged), "paint the cat red", max_new=8)
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] and answers[0].strip()
+
+
+def test_an_earlier_checkpoint_can_be_asked(trained):
+    assert "".join(Speaker.load(str(trained), None, step=30).answer("paint the cat red", max_new=8))
+    with pytest.raises(ValueError, match="no checkpoint of step 7"):
+        Speaker.load(str(trained), None, step=7)
+
+
+def test_a_base_of_ones_own_answers_plain_text(tmp_path):
+    speaker = Speaker.load(None, str(write_base(tmp_path / "base")), plain=True)
+    assert isinstance("".join(speaker.answer("paint", max_new=3, temperature=1.0, seed=1)), str)
+
+
+def test_an_adapter_of_another_base_is_refused(trained, tmp_path):
+    import json
+    import shutil
+
+    import jax
+
+    from peftjax.interop.base import load_base
+    from peftjax.interop.hf import write_directory
+    from peftjax.models.decoder import init_params
+
+    copied = tmp_path / "run"
+    shutil.copytree(trained, copied)
+    config = json.loads((copied / "config.json").read_text())
+    base = load_base(config["base"]["uri"])
+    write_directory(tmp_path / "base", base.config, init_params(base.config, jax.random.key(5)))
+    base.tokenizer.write_directory(tmp_path / "base")
+    config["base"]["uri"] = str(tmp_path / "base")
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="fingerprint"):
+        Speaker.load(str(copied), None)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"run": None, "base_uri": None, "merged": True}, "belong to a run"),
+    ({"run": "runs/none", "base_uri": "x"}, "exclude each other"),
+    ({"run": "runs/none", "base_uri": None}, "is no work directory"),
+])
+def test_wrong_combinations_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Speaker.load(arguments.pop("run"), arguments.pop("base_uri"), **arguments)

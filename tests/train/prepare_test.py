@@ -1,0 +1,53 @@
+"""From a config and a base to a state: segments chosen by the methods, unread adapters refused."""
+
+import jax
+import pytest
+from tiny import TINY, base, train_batch
+
+from peftjax.interop.base import Base
+from peftjax.nn.tree import flatten, put
+from peftjax.peft import lora, pfeiffer
+from peftjax.peft.partition import combine, partition
+from peftjax.train.config import default_config, methods
+from peftjax.train.prepare import check_reads, prepare_model
+from peftjax.train.sharding import make_mesh
+
+
+def prepared(*specifications):
+    config = default_config()
+    config.peft = methods(*specifications)
+    return prepare_model(config, Base("tiny", TINY, base(TINY), None, ""), make_mesh())
+
+
+def test_layers_choose_the_segments():
+    found = prepared(lora(rank=2, layers=[1]))
+    assert found.model.segments == (1, 1)
+    assert all(path.startswith("blocks_1_2/") for path in flatten(found.state.trainable))
+
+
+def test_the_layers_below_get_no_backward_pass():
+    """The frozen segment is scanned once, forwards: its kernels meet no transposed product."""
+    found = prepared(lora(rank=2, layers=[1]))
+    whole = prepared(lora(rank=2))
+    from peftjax.train.step import make_step
+
+    def scans(subject):
+        step = make_step(subject.model, subject.optimiser)
+        return str(jax.make_jaxpr(step)(subject.state, subject.frozen, train_batch())).count("= scan[")
+
+    assert scans(whole) == 2  # forwards and backwards
+    assert scans(found) == 3  # below: forwards; above: forwards and backwards
+
+
+def test_dropout_is_noticed():
+    assert prepared(lora(rank=2, dropout=0.1)).dropout and not prepared(pfeiffer(size=2)).dropout
+
+
+def test_an_adapter_that_nothing_reads_is_refused():
+    found = prepared(pfeiffer(size=2))
+    params = combine(found.state.trainable, found.frozen)
+    lost = put(params, "blocks/attn/mlp_out", params["blocks"]["mlp_out"])
+    trainable, frozen = partition(lost)
+    with pytest.raises(ValueError, match="read by nothing in the model: blocks/attn/mlp_out/default/down"):
+        check_reads(found.model, found.state.replace(trainable=trainable), frozen, train_batch())
+    check_reads(found.model, found.state, found.frozen, train_batch())
