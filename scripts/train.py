@@ -9,7 +9,7 @@ import time
 
 STARTED = time.time()  # before the heavy imports: start-up is measured from here
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, `configs/x.py` or `configs/x.py:variant`.")
@@ -19,6 +19,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/
 def main(_):
     from peftjax.train.loop import run
 
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the checkpoint library tells every file it touches
     run(CONFIG.value, WORKDIR.value, name=config_flags.get_config_filename(flags.FLAGS["config"]), started=STARTED)
 
 

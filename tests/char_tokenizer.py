@@ -8,9 +8,9 @@ class CharTokenizer:
 
     pad_id, eos_id, vocab_size = 0, 2, 5000
 
-    def __init__(self, bos_id=1):
-        self.bos_id = bos_id
-        self.fingerprint = hashlib.sha256(f"char {bos_id}".encode()).hexdigest()
+    def __init__(self, bos_id=1, bos_first=False):
+        self.bos_id, self.bos_first = bos_id, bos_first
+        self.fingerprint = hashlib.sha256(f"char {bos_id} {bos_first}".encode()).hexdigest()
         self.texts_encoded = 0
 
     def encode(self, text):

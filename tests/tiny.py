@@ -12,8 +12,8 @@ import optax
 
 from peftjax.models.config import DecoderConfig
 from peftjax.models.decoder import Decoder, abstract_params
-from peftjax.nn.tree import flatten, path_of
-from peftjax.peft.partition import combine, partition
+from peftjax.nn.tree import flatten, path_of, unflatten_like
+from peftjax.peft.partition import partition
 from peftjax.train.step import TrainState, make_step, new_state
 
 TINY = DecoderConfig(vocab_size=40, width=16, layers=2, heads=4, kv_heads=2, head_size=6, ff=28)
@@ -57,10 +57,17 @@ def noise(path: str, like: Any) -> jax.Array:
 
 
 def moved(params: dict, size: float = 0.1) -> dict:
-    """The tree with all its trainable leaves moved off their initial values."""
-    trainable, frozen = partition(params)
-    trainable = jax.tree_util.tree_map_with_path(lambda keys, x: x + size * noise(path_of(keys), x), trainable)
-    return combine(trainable, frozen)
+    """The tree with all its trainable leaves moved off their initial values, as training would: rows of a LoRA that are zero in both factors
+    are beyond the rank of their layer, and stay zero."""
+    trainable, _ = partition(params)
+    before, trainable = flatten(params), flatten(trainable)
+    trainable = {path: leaf + size * noise(path, leaf) for path, leaf in trainable.items()}
+    for path, leaf in trainable.items():
+        head, _, factor = path.rpartition("/")
+        if factor in ("a", "b"):
+            used = before[f"{head}/a"].any(axis=-1) | before[f"{head}/b"].any(axis=-1)
+            trainable[path] = jnp.where(used[..., None], leaf, 0.0)
+    return unflatten_like(params, {**before, **trainable})
 
 
 def tokens(batch: int = BATCH, length: int = LENGTH, seed: int = 0, vocab: int = TINY.vocab_size) -> jax.Array:

@@ -44,18 +44,25 @@ def write_task(path: Path) -> Path:
     return path
 
 
+def write_text(path: Path) -> Path:
+    """Plain text, to measure forgetting on."""
+    path.write_text("".join(json.dumps({"response": f"the {animal} is an animal"}) + "\n" for animal in ANIMALS))
+    return path
+
+
 def tiny_config(folder: Path):
-    """A config of 12 steps on the tiny base and task, which are written into `folder` where they are not there."""
-    base, task = folder / "base", folder / "task.jsonl"
+    """A config of 12 steps on the tiny base, task and text, which are written into `folder` where they are not there."""
+    base, task, text = folder / "base", folder / "task.jsonl", folder / "text.jsonl"
     if not base.exists():
-        write_base(base), write_task(task)
+        write_base(base), write_task(task), write_text(text)
     config = default_config()
     config.base.uri, config.data.name = str(base), str(task)
     config.data.length = 32
     config.peft = methods(lora(rank=4, dropout=0.1))
     config.train.steps, config.train.batch_size = 12, 4
     config.optimizer.learning_rate, config.optimizer.warmup = 1e-2, 2
-    config.eval.max_new, config.eval.every, config.eval.general.rows = 8, 6, 2
+    config.eval.max_new, config.eval.every = 8, 6
+    config.eval.general.name, config.eval.general.rows = str(text), 4
     config.checkpoint.every = 2
     config.log.tensorboard = False
     return config

@@ -50,8 +50,12 @@ class Template:
     def prompt_ids(self, record: Record, tokenizer: Any) -> list[int]:
         """The prompt's token ids; only the chat template's own markup becomes control tokens, never text of the record."""
         if not self.chat:
-            return tokenizer.encode(self.texts(record)[0])
+            return [*self.first_ids(tokenizer), *tokenizer.encode(self.texts(record)[0])]
         return tokenizer.encode_chat(self._turns(record), add_generation_prompt=True)
+
+    def first_ids(self, tokenizer: Any) -> list[int]:
+        """What stands before every plain prompt: the begin-of-text token of tokenizers that put one first; a chat template has its own."""
+        return [tokenizer.bos_id] if tokenizer.bos_first and not self.chat else []
 
     def _turns(self, record: Record) -> list[dict[str, str]]:
         """The messages before the assistant's last one."""

@@ -33,6 +33,7 @@ class Encoder(Protocol):
     """What is needed of a tokenizer; text of the records never becomes control tokens."""
 
     bos_id: int | None
+    bos_first: bool
     eos_id: int
     fingerprint: str
 
@@ -109,6 +110,7 @@ def tokenize(
 
 def _tokenize(source: Sequence[Record], tokenizer: Encoder, template: Template, max_length: int) -> TokenRows:
     rows, prompt_len, kept, truncated = [], [], [], 0
+    first = template.first_ids(tokenizer)
     # Stored sources are read far quicker in their order than one by one.
     stream = iter(source)
     for start in range(0, len(source), _CHUNK):
@@ -116,13 +118,13 @@ def _tokenize(source: Sequence[Record], tokenizer: Encoder, template: Template, 
         prompts, responses = _encode(chunk, tokenizer, template)
         for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True), start=start):
             response = [*response, tokenizer.eos_id]
-            if not prompt and tokenizer.bos_id is not None:
+            if not prompt and not first and tokenizer.bos_id is not None:
                 prompt = [tokenizer.bos_id]
-            space = max_length - len(response)
+            space = max_length - len(response) - len(first)
             if space < 0:
                 continue
             truncated += len(prompt) > space
-            prompt = prompt[max(0, len(prompt) - space) :]
+            prompt = first + prompt[max(0, len(prompt) - space) :]
             rows.append(np.asarray(prompt + response, np.int32))
             prompt_len.append(len(prompt))
             kept.append(index)
@@ -146,7 +148,7 @@ def _encode(chunk: list[Record], tokenizer: Encoder, template: Template) -> tupl
 
 
 def _cache_path(source: Sequence[Record], tokenizer: Encoder, template: Template, max_length: int) -> Path:
-    control = [tokenizer.fingerprint, tokenizer.bos_id, tokenizer.eos_id]
+    control = [tokenizer.fingerprint, tokenizer.bos_id, tokenizer.eos_id, tokenizer.bos_first]
     key = json.dumps([_FORMAT, content_hash(source), control, dataclasses.astuple(template), max_length])
     return cache_dir("tokens") / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".npz")
 

@@ -44,49 +44,57 @@ def sample(logits: jax.Array, key: jax.Array, temperature: float) -> jax.Array:
     return jax.random.categorical(key, logits.astype(jnp.float32) / temperature).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "slots", "temperature"))
-def prefill(model: Decoder, params: Any, tokens, segments, key, *, slots: int, temperature: float = 0.0) -> tuple[jax.Array, Cache]:
-    """Reads prompts [B, T] into a new cache of `slots`; returns the first new ids [B] and the cache."""
+@functools.partial(jax.jit, static_argnames=("model", "slots", "temperature", "vocab"))
+def prefill(
+    model: Decoder, params: Any, tokens, segments, key, *, slots: int, temperature: float = 0.0, vocab: int | None = None
+) -> tuple[jax.Array, Cache]:
+    """Reads prompts [B, T] into a new cache of `slots`; returns the first new ids [B], all below `vocab`, and the cache."""
     cache = empty_cache(model.config, tokens.shape[0], slots, model.dtype)
     hidden, cache = model.apply({"params": params}, tokens, segments=segments, cache=cache, method="hidden")
     logits = model.apply({"params": params}, hidden[:, -1], method="logits")
-    return sample(logits, key, temperature), cache
+    return sample(logits[:, :vocab], key, temperature), cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "temperature"), donate_argnames=("cache",))
-def decode(model: Decoder, params: Any, ids, cache: Cache, key, *, temperature: float = 0.0) -> tuple[jax.Array, Cache]:
+@functools.partial(jax.jit, static_argnames=("model", "temperature", "vocab"), donate_argnames=("cache",))
+def decode(
+    model: Decoder, params: Any, ids, cache: Cache, key, *, temperature: float = 0.0, vocab: int | None = None
+) -> tuple[jax.Array, Cache]:
     """One step: the last ids [B] -> the next ids [B] and the cache with one slot more in use."""
     ones = jnp.ones((ids.shape[0], 1), jnp.int32)
     hidden, cache = model.apply({"params": params}, ids[:, None], segments=ones, cache=cache, method="hidden")
     logits = model.apply({"params": params}, hidden[:, -1], method="logits")
-    return sample(logits, key, temperature), cache
+    return sample(logits[:, :vocab], key, temperature), cache
 
 
 def generate_ids(
     model: Decoder, params: Any, prompts: Sequence[Sequence[int]], eos_id: int, *, max_new: int, pad_id: int = 0,
-    temperature: float = 0.0, seed: int = 0, batch_size: int = 64,
+    temperature: float = 0.0, seed: int = 0, batch_size: int = 64, vocab: int | None = None,
 ) -> list[list[int]]:
-    """New ids for each prompt, without the end token; rows are decoded `batch_size` at a time, prompts of like length together."""
+    """New ids for each prompt, without the end token; rows are decoded `batch_size` at a time, prompts of like length together.
+
+    `vocab` is the number of tokens the tokenizer knows: many bases have more rows in their embedding, and those are never chosen.
+    """
+    how = {"temperature": temperature, "vocab": vocab}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     out: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), batch_size):
         rows = order[start:start + batch_size]
         batch = [prompts[i] for i in rows]
         batch += [batch[-1]] * (batch_size - len(rows) if len(order) > batch_size else 0)  # one compiled shape
-        for i, ids in zip(rows, _generate_batch(model, params, batch, eos_id, max_new, pad_id, temperature, seed + start), strict=False):
+        for i, ids in zip(rows, _generate_batch(model, params, batch, eos_id, max_new, pad_id, seed + start, how), strict=False):
             out[i] = ids
     return out
 
 
-def _generate_batch(model, params, prompts, eos_id, max_new, pad_id, temperature, seed) -> list[list[int]]:
+def _generate_batch(model, params, prompts, eos_id, max_new, pad_id, seed, how) -> list[list[int]]:
     tokens, segments = pad_left(prompts, pad_id)
     keys = jax.random.split(jax.random.key(seed), max_new)
-    ids, cache = prefill(model, params, tokens, segments, keys[0], slots=tokens.shape[1] + max_new, temperature=temperature)
+    ids, cache = prefill(model, params, tokens, segments, keys[0], slots=tokens.shape[1] + max_new, **how)
     columns, done = [np.asarray(ids)], np.asarray(ids) == eos_id
     for key in keys[1:]:
         if done.all():
             break
-        ids, cache = decode(model, params, ids, cache, key, temperature=temperature)
+        ids, cache = decode(model, params, ids, cache, key, **how)
         columns.append(np.asarray(ids))
         done |= columns[-1] == eos_id
     rows = np.stack(columns, axis=1)
@@ -100,20 +108,24 @@ def _until(ids: list[int], eos_id: int) -> list[int]:
 def generate(model: Decoder, params: Any, prompts: Sequence[str], tokenizer, *, max_new: int = 64, **options) -> list[str]:
     """Texts that follow `prompts`, greedily unless `temperature` is given; see `generate_ids`."""
     ids = generate_ids(
-        model, params, tokenizer.encode_batch(list(prompts)), tokenizer.eos_id, max_new=max_new, pad_id=tokenizer.pad_id, **options
+        model, params, tokenizer.encode_batch(list(prompts)), tokenizer.eos_id, max_new=max_new, pad_id=tokenizer.pad_id,
+        vocab=tokenizer.vocab_size, **options,
     )
     return [tokenizer.decode(row) for row in ids]
 
 
-def stream(model: Decoder, params: Any, prompt: Sequence[int], eos_id: int, *, max_new: int, temperature: float = 0.0, seed: int = 0) -> Iterator[int]:
+def stream(
+    model: Decoder, params: Any, prompt: Sequence[int], eos_id: int, *, max_new: int, temperature: float = 0.0, seed: int = 0,
+    vocab: int | None = None,
+) -> Iterator[int]:
     """New ids after one prompt, as they come, until the end token (not given) or `max_new` of them."""
     tokens, segments = pad_left([prompt], 0)
-    keys = jax.random.split(jax.random.key(seed), max_new)
-    ids, cache = prefill(model, params, tokens, segments, keys[0], slots=tokens.shape[1] + max_new, temperature=temperature)
+    keys, how = jax.random.split(jax.random.key(seed), max_new), {"temperature": temperature, "vocab": vocab}
+    ids, cache = prefill(model, params, tokens, segments, keys[0], slots=tokens.shape[1] + max_new, **how)
     for key in [*keys[1:], None]:
         token = int(ids[0])
         if token == eos_id:
             return
         yield token
         if key is not None:
-            ids, cache = decode(model, params, ids, cache, key, temperature=temperature)
+            ids, cache = decode(model, params, ids, cache, key, **how)

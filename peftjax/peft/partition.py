@@ -57,6 +57,11 @@ def combine(trainable: dict, frozen: dict) -> dict:
     return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
+def nothing(params: dict) -> dict:
+    """The trainable half of a tree in which nothing is trained: its structure with no leaves."""
+    return jax.tree.map(lambda _: None, params)
+
+
 def size(tree: Any) -> tuple[int, int]:
     """(number of values, bytes) of all leaves."""
     leaves = jax.tree.leaves(tree)

@@ -70,7 +70,7 @@ class Speaker:
         """Pieces of the answer as they come; see `peftjax.models.generate.stream` for the options."""
         ids: list[int] = []
         said = ""
-        for token in stream(self.model, self.params, self.prompt_ids(text), self.tokenizer.eos_id, **options):
+        for token in stream(self.model, self.params, self.prompt_ids(text), self.tokenizer.eos_id, vocab=self.tokenizer.vocab_size, **options):
             ids.append(token)
             # Decoded whole each time: one character may be several tokens, and is shown when it is complete.
             now = self.tokenizer.decode(ids)

@@ -41,7 +41,7 @@ def default_config() -> ConfigDict:
             "name": "",  # a built-in set, or a path to a JSONL file
             "options": {},  # of the builder
             "on_bad_row": "error",  # or "skip"
-            "prompt": "{prompt}", "response": " {response}", "chat": False,  # the template
+            "prompt": "{prompt}", "response": None, "chat": False,  # the template; a response of None is " {response}", in a chat "{response}"
             "fractions": {"train": 0.9, "validation": 0.05, "test": 0.05},  # of groups, not of rows
             "salt": "peftjax",
             "length": 256,  # tokens of a packed row; longer records are cut on the left of their prompt
@@ -57,7 +57,7 @@ def default_config() -> ConfigDict:
             "before": True, "metrics": ["exact_match"], "batch_size": 8,
             "rows": 256,  # held-out rows, of validation at intervals and of test before and after; 0 is all of them
             "generate": True, "max_new": 64, "generate_batch_size": 64, "samples": 8,
-            "general": {"name": "general", "options": {}, "rows": 24},  # text that forgetting is measured on; name "" is none
+            "general": {"name": "general", "options": {}, "rows": 24, "length": 256},  # text for forgetting; name "" is none
         },
         "checkpoint": {"every": 50, "keep_newest": 2, "keep_every": 0, "best": True},
         "log": {"every": 1, "tensorboard": True},

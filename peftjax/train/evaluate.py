@@ -54,7 +54,7 @@ class Evaluator:
         self._losses = jax.jit(lambda trainable, frozen, batch: token_losses(model, combine(trainable, frozen), batch))
 
     def row_losses(self, name: str, trainable: Any, frozen: Any) -> RowLosses:
-        """Losses of every row of one held-out set."""
+        """Losses of every row of one held-out set. For a tree without adapters `trainable` is `nothing(params)`."""
         rows = self.held[name].tokens
         nll, tokens, right = (np.zeros(len(rows)) for _ in range(3))
         for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max()))):
@@ -72,7 +72,7 @@ class Evaluator:
         held, params = self.held[name], combine(trainable, frozen)
         ids = generate_ids(
             self.model, params, held.prompts(), self.tokenizer.eos_id, max_new=self.options.max_new, pad_id=self.tokenizer.pad_id,
-            batch_size=self.options.generate_batch_size,
+            batch_size=self.options.generate_batch_size, vocab=self.tokenizer.vocab_size,
         )
         return [self.tokenizer.decode(row).strip() for row in ids]
 

@@ -80,7 +80,7 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1)) -> I
     general = config.eval.general
     if general.name:
         text, _ = load_records(general.name, **general.options.to_dict())
-        held["general"] = _held(_pick(text, general.rows), tokenizer, Template(), max(256, data.length))
+        held["general"] = _held(_pick(text, general.rows), tokenizer, Template(), general.length)
     counts = {name: {"records": len(rows), "groups": len({r.group for r in rows})} for name, rows in splits.items()}
     counts["train"] |= train.report
     batches = Batches(train, config.train.batch_size, data.length, config.train.seed, pack=data.pack,

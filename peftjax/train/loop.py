@@ -13,7 +13,8 @@ from absl import logging
 from peftjax.data.batches import prefetch
 from peftjax.interop.base import load_base
 from peftjax.nn.tree import flatten, unflatten_like
-from peftjax.peft.partition import size
+from peftjax.peft.attach import detach
+from peftjax.peft.partition import nothing, size
 from peftjax.peft.table import table, totals
 from peftjax.train.checkpoint import Checkpoints
 from peftjax.train.config import check, plain
@@ -200,9 +201,8 @@ class Loop:
 
     def untouched_general_loss(self) -> float:
         """The base's own loss on the general text, where it was not measured before training."""
-        from peftjax.peft.attach import detach
-
-        return self.evaluator.row_losses("general", {}, detach(self.prepared.params)).summary()["loss"]
+        base = detach(self.prepared.frozen)
+        return self.evaluator.row_losses("general", nothing(base), base).summary()["loss"]
 
     def result(self, base: Any, state: TrainState) -> dict:
         """Everything about the run as plain data: the content of result.json."""

@@ -109,3 +109,12 @@ def test_a_damaged_cache_file_is_made_anew(cache, damage):
     with pytest.warns(UserWarning, match="damaged.*made anew"):
         assert _same(first, tokenize(RECORDS, CharTokenizer(), PLAIN, max_length=10))
     assert _same(first, tokenize(RECORDS, CharTokenizer(), PLAIN, max_length=10))
+
+
+def test_a_tokenizer_that_begins_texts_begins_every_plain_prompt_also_a_cut_one():
+    tokenizer, record = CharTokenizer(bos_first=True), Record(prompt="abcdef", response="x")
+    rows = tokenize([record], tokenizer, Template(response="{response}"), 100, cache=False)
+    assert rows.row(0).tolist() == [1, *tokenizer.encode("abcdefx"), 2] and rows.prompt_len[0] == 7
+    cut = tokenize([record], tokenizer, Template(response="{response}"), 5, cache=False)
+    assert cut.row(0).tolist() == [1, *tokenizer.encode("efx"), 2] and cut.truncated == 1
+    assert Template().prompt_ids(record, tokenizer) == [1, *tokenizer.encode("abcdef")]

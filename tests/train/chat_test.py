@@ -3,7 +3,9 @@
 import pytest
 from tiny_run import tiny_config, write_base
 
+from peftjax.peft import lora
 from peftjax.train.chat import Speaker, converse
+from peftjax.train.config import methods
 from peftjax.train.loop import run
 
 
@@ -12,6 +14,7 @@ def trained(tmp_path_factory):
     """A run of a few more steps than the tiny one, so that it has something to say."""
     folder = tmp_path_factory.mktemp("chat")
     config = tiny_config(folder)
+    config.peft = methods(lora(rank=8, alpha=32, targets=["all-linear", "embed_tokens"]))
     config.train.steps, config.eval.before, config.eval.every, config.checkpoint.every = 60, False, 0, 30
     return run(config, folder / "run")
 

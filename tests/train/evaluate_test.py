@@ -7,6 +7,7 @@ from tiny_run import tiny_config
 
 from peftjax.interop.base import load_base
 from peftjax.peft.attach import detach
+from peftjax.peft.partition import nothing
 from peftjax.train.evaluate import Evaluator
 from peftjax.train.inputs import prepare
 from peftjax.train.prepare import prepare_model
@@ -33,7 +34,8 @@ def test_untouched_base_forgets_exactly_nothing(parts):
     found = evaluator(parts).run(0, "test", parts[3].state.trainable, parts[3].frozen, None)
     again = evaluator(parts).run(0, "test", parts[3].state.trainable, parts[3].frozen, found["general_loss"])
     assert found["forgetting"] == again["forgetting"] == 0.0
-    bare = evaluator(parts).row_losses("general", {}, detach(parts[3].params)).summary()["loss"]
+    bare = detach(parts[3].frozen)
+    bare = evaluator(parts).row_losses("general", nothing(bare), bare).summary()["loss"]
     assert bare == pytest.approx(found["general_loss"], rel=1e-6)
 
 

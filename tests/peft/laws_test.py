@@ -1,0 +1,301 @@
+"""The laws that every method keeps, a table of (method) x (law).
+
+Exact bits are asked of programs compiled with the backend's optimisation on, as a user's are.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import (
+    BATCH,
+    LENGTH,
+    SMOL,
+    TIED,
+    TINY,
+    adamw,
+    base,
+    equal_trees,
+    logits,
+    moved,
+    shapes,
+    tokens,
+    train,
+    train_batch,
+)
+
+from peftjax.models.config import DecoderConfig
+from peftjax.models.decoder import Decoder, abstract_params, cut
+from peftjax.nn.kernels import Entry, dense, dot
+from peftjax.nn.tree import flatten, unflatten_like, walk
+from peftjax.peft.attach import attach, detach
+from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
+from peftjax.peft.lora import lora
+from peftjax.peft.merge import merge
+from peftjax.peft.partition import combine, partition, size
+from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.train.loss import token_losses
+from peftjax.train.step import make_step, new_state
+
+KEY = jax.random.key(0)
+BOTH = ("attn_out", "mlp_out")
+EVERYWHERE = ("embed_out", "attn_in", "attn_out", "mlp_in", "block_out", "final_out")
+METHODS = {
+    "lora": (lora(rank=2, alpha=3),),
+    "lora gaussian": (lora(rank=2, init="gaussian", rslora=True),),
+    "lora orthogonal": (lora(rank=2, init="orthogonal"),),
+    "lora patterns": (lora(rank=2, rank_pattern={"blocks/1/.*": 3, "down_proj": 1}, targets=["all-linear", "embed_tokens", "lm_head"]),),
+    "houlsby": (houlsby(size=3),),
+    "pfeiffer": (pfeiffer(size=3),),
+    "parallel": (parallel(size=3),),
+    "scaled parallel": (scaled_parallel(size=3),),
+    "bottleneck everywhere": (bottleneck(size=3, sites=EVERYWHERE, reads="output", norm="both", scale="channel", activation="gelu"),),
+    "full": (full(),),
+    "bitfit": (bitfit(add=True),),
+    "norms": (norm_only(),),
+    "head": (head_only(),),
+    "mixed": (lora(rank=2, name="tone"), lora(rank=1, targets="q_proj", name="task"), houlsby(size=3), norm_only(name="norms")),
+}
+ONLY_NEAR_THE_BASE = {"lora orthogonal": 1e-6}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+@functools.cache
+def attached(name: str, config: DecoderConfig = TIED) -> dict:
+    return attach(base(config), METHODS[name], KEY)
+
+
+@functools.cache
+def trained(name: str) -> dict:
+    """As after training: all trainables moved off their start."""
+    return moved(attached(name))
+
+
+@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False})
+def optimised(params, ids):
+    return Decoder(TIED).apply({"params": params}, ids)
+
+
+@every_method
+def test_identity_at_the_start(name):
+    got, want = optimised(attached(name), tokens()), optimised(base(TIED), tokens())
+    if name in ONLY_NEAR_THE_BASE:
+        np.testing.assert_allclose(got, want, rtol=ONLY_NEAR_THE_BASE[name], atol=ONLY_NEAR_THE_BASE[name])
+    else:
+        np.testing.assert_array_equal(got, want)
+
+
+@every_method
+def test_training_moves_the_logits_and_detaching_gives_the_base_bit_for_bit(name):
+    assert np.abs(logits(trained(name), TIED) - logits(base(TIED), TIED)).max() > 1e-2
+    equal_trees(detach(trained(name)), base(TIED))
+    np.testing.assert_array_equal(logits(detach(trained(name)), TIED), logits(base(TIED), TIED))
+
+
+@every_method
+def test_multiplying_by_a_node_is_multiplying_by_its_dense_weight(name):
+    for path, value in walk(trained(name)):
+        if isinstance(value, Entry) or not path.startswith("blocks") or not path.endswith("kernel"):
+            continue
+        for layer in range(TIED.layers):
+            kernel = jax.tree.map(lambda leaf, i=layer: leaf[i], value)
+            x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, kernel.shape[0])), jnp.float32)
+            np.testing.assert_allclose(dot(x, kernel), dot(x, dense(kernel)), rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+@every_method
+def test_merging_changes_nothing(name):
+    merged = merge(trained(name), strict=False)
+    np.testing.assert_allclose(logits(merged, TIED), logits(trained(name), TIED), rtol=1e-3, atol=1e-4)
+
+
+@every_method
+def test_the_order_of_attaching_changes_nothing(name):
+    if name != "mixed":
+        equal_trees(attach(base(TIED), METHODS[name], KEY), attached(name))
+        return
+    again = flatten(attach(base(TIED), METHODS[name][::-1], KEY))
+    assert again.keys() == flatten(attached(name)).keys()
+    for path, leaf in flatten(attached(name)).items():
+        np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+@every_method
+def test_how_the_stack_is_cut_changes_nothing(name):
+    segments = (1, 1)
+    parts = attach(cut(base(TIED), TIED, segments), METHODS[name], KEY)
+    if name != "lora patterns":  # a segment holds the rows of its own ranks only
+        equal_trees(cut(parts, TIED, ()), attached(name))
+    np.testing.assert_allclose(logits(moved_as(parts, name), TIED, segments=segments), logits(trained(name), TIED), rtol=1e-4, atol=1e-5)
+
+
+def moved_as(parts: dict, name: str) -> dict:
+    """A cut tree that holds what `trained(name)` holds, each segment without the rows that its ranks leave at zero."""
+    whole = flatten(cut(trained(name), TIED, (1, 1)))
+    return unflatten_like(parts, {path: whole[path][tuple(map(slice, leaf.shape))] for path, leaf in flatten(parts).items()})
+
+
+@every_method
+@pytest.mark.parametrize("options", [{"unroll": True}, {"remat": "block"}], ids=["unrolled", "remat"])
+def test_the_layout_of_the_stack_changes_nothing(name, options):
+    np.testing.assert_allclose(logits(trained(name), TIED, **options), logits(trained(name), TIED), rtol=1e-4, atol=1e-5)
+
+
+@every_method
+def test_plain_is_jit(name):
+    plain = Decoder(TIED).apply({"params": trained(name)}, tokens())
+    np.testing.assert_allclose(plain, logits(trained(name), TIED), rtol=1e-4, atol=1e-5)
+
+
+@every_method
+def test_abstract_trees_get_the_same_shapes(name):
+    abstract = jax.eval_shape(lambda params: attach(params, METHODS[name], KEY), abstract_params(TIED))
+    assert shapes(abstract) == shapes(attached(name))
+    assert jax.tree.structure(abstract) == jax.tree.structure(attached(name))
+    jitted = flatten(jax.jit(lambda params: attach(params, METHODS[name], KEY))(base(TIED)))
+    for path, leaf in flatten(attached(name)).items():
+        np.testing.assert_allclose(jitted[path], leaf, rtol=1e-5, atol=1e-7, err_msg=path)
+
+
+@every_method
+def test_gradients_reach_every_leaf_and_the_frozen_base_stays(name):
+    """Two steps of AdamW without decay, donating the state: whatever has moved was reached by a gradient."""
+    params = attach(base(TIED), METHODS[name], KEY)
+    frozen_before = {path: np.array(leaf) for path, leaf in flatten(partition(params)[1]).items()}
+    start = {path: np.array(leaf) for path, leaf in flatten(partition(params)[0]).items()}
+    optimiser = adamw(decay=0.0)
+    step = jax.jit(make_step(Decoder(TIED), optimiser), donate_argnums=0)
+    trainable, frozen = partition(params)
+    state = new_state(trainable, optimiser, jax.random.key(1))  # the key is donated with the state
+    for number in range(2):
+        state, metrics = step(state, frozen, train_batch(batch=4, length=6, seed=number))
+    assert np.isfinite(metrics["loss"]) and metrics["grad_norm"] > 0
+    for path, leaf in flatten(state.trainable).items():
+        layers = leaf if path.startswith("blocks") else leaf[None]
+        first = start[path] if path.startswith("blocks") else start[path][None]
+        assert all(np.any(layer != before) for layer, before in zip(layers, first, strict=True)), path
+    for path, leaf in flatten(frozen).items():
+        np.testing.assert_array_equal(leaf, frozen_before[path], err_msg=path)
+    np.testing.assert_array_equal(logits(detach(combine(state.trainable, frozen)), TIED), logits(base(TIED), TIED))
+
+
+COUNTS = {
+    "lora r 16 all linear": (lora(rank=16), 4_884_480),
+    "lora r 8 all linear": (lora(rank=8), 2_442_240),
+    "lora r 8 q, v": (lora(rank=8, targets=["q_proj", "v_proj"]), 460_800),
+    "pfeiffer m 36": (pfeiffer(size=36), 1_262_520),
+    "pfeiffer reduction 16": (pfeiffer(reduction_factor=16), 1_262_520),
+    "houlsby m 36": (houlsby(size=36), 2_525_040),
+    "norms": (norm_only(), 35_136),
+    "full": (full(), 134_515_008),
+    "head": (head_only(), 49_152 * 576),
+    "bitfit": (bitfit(add=True), 30 * (3 * 576 + 2 * 192 + 2 * 1536)),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_number_of_trainables_on_smollm2(name):
+    method, count = COUNTS[name]
+    params = jax.eval_shape(lambda params: attach(params, [method], KEY), abstract_params(SMOL))
+    assert size(partition(params)[0])[0] == count
+
+
+MEMBERS = 3
+
+
+def member_loss(trainable, frozen, batch):
+    return jnp.sum(token_losses(Decoder(TINY), combine(trainable, frozen), batch)[0])
+
+
+def members(name: str):
+    """(trainables of each member, stacked, the frozen tree)."""
+    trees = [moved(attach(base(), METHODS[name], jax.random.key(seed)), 0.1 * (seed + 1)) for seed in range(MEMBERS)]
+    halves = [partition(tree)[0] for tree in trees]
+    return halves, jax.tree.map(lambda *leaves: jnp.stack(leaves), *halves), partition(trees[0])[1]
+
+
+POPULATION = jax.vmap(jax.value_and_grad(member_loss), in_axes=(0, None, None))
+
+
+@pytest.mark.parametrize("name", ["lora", "lora patterns", "houlsby", "scaled parallel", "norms", "full", "mixed"])
+def test_a_member_of_a_population_is_its_solo_run(name):
+    solos, stacked, frozen = members(name)
+    losses, grads = jax.jit(POPULATION)(stacked, frozen, train_batch())
+    solo = jax.jit(jax.value_and_grad(member_loss))
+    assert len(set(np.asarray(losses).tolist())) == MEMBERS
+    for number, one in enumerate(solos):
+        loss, gradient = solo(one, frozen, train_batch())
+        np.testing.assert_allclose(losses[number], loss, rtol=1e-5)
+        for path, leaf in flatten(gradient).items():
+            np.testing.assert_allclose(flatten(grads)[path][number], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+
+
+def inner_programs(value):
+    if hasattr(value, "jaxpr"):
+        value = value.jaxpr
+    if hasattr(value, "eqns"):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from inner_programs(part)
+
+
+def equations(program):
+    for equation in program.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in inner_programs(value):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize("name", ["lora", "houlsby", "pfeiffer"])
+def test_the_base_is_not_batched_over_a_population(name):
+    """Base products take the weight as it is, with all members' rows in one product; no K copies of a weight, forward or backward."""
+    _, stacked, frozen = members(name)
+    weights = {tuple(leaf.shape) for path, leaf in flatten(base()).items() if path.endswith("kernel")}
+    weights |= {shape[1:] for shape in weights if len(shape) == 3}
+    weights |= {shape[::-1] for shape in weights if len(shape) == 2}
+    copied = {(MEMBERS, *shape) for shape in weights} | {(shape[0], MEMBERS, *shape[1:]) for shape in weights if len(shape) == 3}
+    batch = train_batch()
+    products = 0
+    for equation in equations(jax.make_jaxpr(POPULATION)(stacked, frozen, batch).jaxpr):
+        for variable in equation.outvars:
+            assert tuple(variable.aval.shape) not in copied, f"{equation.primitive} makes copies of a weight: {equation}"
+        if equation.primitive.name == "dot_general":
+            sides = [tuple(variable.aval.shape) for variable in equation.invars]
+            if set(sides) & weights:
+                products += 1
+                assert equation.params["dimension_numbers"][1] == ((), ()), equation
+                rows = next(shape for shape in sides if shape not in weights)
+                assert rows[:3] == (MEMBERS, BATCH, LENGTH), rows
+    assert products >= 2 * 7  # seven kernels a layer, forward and backward
+    compiled = jax.jit(POPULATION).lower(stacked, frozen, batch).compile().as_text()
+    made = {tuple(map(int, found.split(","))) for found in re.findall(r"f32\[([\d,]+)\]", compiled)}
+    assert not made & copied
+
+
+LARGE = DecoderConfig(vocab_size=512, width=256, layers=4, heads=4, kv_heads=2, head_size=64, ff=1024)
+
+
+@pytest.mark.parametrize(("method", "holds"), [(lora(rank=4), False), (pfeiffer(size=8), False), (full(), True)], ids=["lora", "pfeiffer", "full"])
+def test_no_gradient_of_the_frozen_base_is_held(method, holds):
+    abstract = abstract_params(LARGE)
+    trainable, frozen = partition(jax.eval_shape(lambda params: attach(params, [method], KEY), abstract))
+    optimiser, model = adamw(), Decoder(LARGE)
+    state = jax.eval_shape(lambda t: new_state(t, optimiser, KEY), trainable)
+    step = jax.jit(make_step(model, optimiser), donate_argnums=0)
+    compiled = step.lower(state, frozen, train_batch(1, 8)).compile()
+    base_bytes = size(abstract)[1]
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    assert (temporary > base_bytes / 2) if holds else (temporary < base_bytes / 4), f"{temporary:,} of {base_bytes:,} bytes"
+
+
+def test_the_house_step_trains_and_donates():
+    params = attach(base(), METHODS["lora"], KEY)
+    first = partition(params)[0]["blocks"]["attn"]["q"]["kernel"].a
+    state, _, metrics = train(params, steps=2)
+    assert first.is_deleted() and state.step == 2
+    assert metrics[0]["tokens"] == BATCH * LENGTH
