@@ -22,6 +22,8 @@ def get_config(variant: str = ""):
     config.data.length = 128
     config.train.steps = 150
     config.train.batch_size = 4
+    config.eval.metrics = ["exact_match", "json_field_f1"]
+    config.eval.max_new = 48
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = 10
     if variant == "runlocal":

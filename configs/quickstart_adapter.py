@@ -6,13 +6,14 @@ The change from configs/quickstart.py: Pfeiffer adapters (2005.00247, 2020) of s
 against LoRA's 4,884,480.
 """
 
-from configs import quickstart
+from pathlib import Path
+
 from peftjax.peft import pfeiffer
-from peftjax.train.config import methods
+from peftjax.train.config import from_file, methods
 
 
 def get_config(variant: str = ""):
     """The config; `variant` is "" or "runlocal"."""
-    config = quickstart.get_config(variant)
+    config = from_file(Path(__file__).with_name("quickstart.py"), variant)
     config.peft = methods(pfeiffer(size=140))
     return config

@@ -1,7 +1,7 @@
 """Settings of every test: on the CPU, and shapes that differ in rank are never broadcast in silence.
 
-Tiny programs take far longer to compile than to run, so the backend's optimisation is off: it halves the time of the tests. Tests of exact
-bits ask for it where they compile (`compiler_options`).
+Tiny programs take longer to compile than to run, so the backend's optimisation is off: it halves the time.
+Tests of exact bits ask for it where they compile (`compiler_options`).
 """
 
 import jax

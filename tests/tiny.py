@@ -1,4 +1,4 @@
-"""Tiny bases and what the tests do with them: every size is its own number, so that a mixed-up axis cannot pass unseen."""
+"""Tiny bases and what the tests do with them: every size is its own, so that a mixed-up axis cannot pass unseen."""
 
 import dataclasses
 import functools
@@ -38,8 +38,8 @@ class Batch(NamedTuple):
 
 @functools.cache
 def base(config: DecoderConfig = TINY, segments: tuple[int, ...] = ()) -> dict:
-    """Random parameters in which no leaf is constant: kernels keep the size of what passes, norm scales are around one. Drawn by numpy:
-    nothing is compiled."""
+    """Random parameters in which no leaf is constant: kernels keep the size of what passes, norm scales are around one.
+    Drawn by numpy: nothing is compiled."""
 
     def draw(keys, like):
         path = path_of(keys)
@@ -57,8 +57,8 @@ def noise(path: str, like: Any) -> jax.Array:
 
 
 def moved(params: dict, size: float = 0.1) -> dict:
-    """The tree with all its trainable leaves moved off their initial values, as training would: rows of a LoRA that are zero in both factors
-    are beyond the rank of their layer, and stay zero."""
+    """The tree with all its trainable leaves moved off their initial values, as training would: rows of a LoRA that are
+    zero in both factors are beyond the rank of their layer, and stay zero."""
     trainable, _ = partition(params)
     before, trainable = flatten(params), flatten(trainable)
     trainable = {path: leaf + size * noise(path, leaf) for path, leaf in trainable.items()}
@@ -99,7 +99,7 @@ def adamw(rate: float = 0.01, decay: float = 0.1) -> optax.GradientTransformatio
 
 
 def train(params: dict, config: DecoderConfig = TINY, steps: int = 2, **options) -> tuple[TrainState, dict, list[dict]]:
-    """(state, frozen, metrics) after a few steps with donated state; `params` is no longer usable where it is trained."""
+    """(state, frozen, metrics) after a few steps with donated state; the trainables of `params` are gone."""
     trainable, frozen = partition(params)
     optimiser = adamw()
     step = jax.jit(make_step(Decoder(config), optimiser, **options), donate_argnums=0)

@@ -165,7 +165,11 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
     def _entry(self, width: int, path: str, layers: range | None, key: jax.Array) -> Bottleneck:
         size = self.size if self.size is not None else max(1, int(width // self.reduction_factor))
         lead = () if layers is None else (len(layers),)
-        shape, zeros, ones = (size, width), jnp.zeros((*lead, width)), jnp.ones((*lead, width))
+        shape = (size, width)
+
+        def vector(value):
+            """A new buffer each time: what is trained is donated, and no two leaves may share one."""
+            return jnp.full((*lead, width), value, jnp.float32)
 
         def random(rng):
             if self.init == "bert":
@@ -177,14 +181,14 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
         down = per_layer(random, key, f"{path}/down", layers)
         up = jnp.zeros((*lead, *shape)) if self.init == "identity" else per_layer(random, key, f"{path}/up", layers)
         if isinstance(self.scale, str):
-            scale = ones if self.scale == "channel" else jnp.ones(lead)
+            scale = vector(1) if self.scale == "channel" else jnp.ones(lead)
         else:
             scale = jnp.full(lead, self.scale, jnp.float32)
         before, after = self.norm in ("before", "both"), self.norm in ("after", "both")
         return Bottleneck(
-            down=down, down_bias=jnp.zeros((*lead, size)), up=up, up_bias=zeros, scale=scale,
-            norm_before=ones if before else None, norm_before_bias=zeros if before else None,
-            norm_after=ones if after else None, norm_after_bias=zeros if after else None,
+            down=down, down_bias=jnp.zeros((*lead, size)), up=up, up_bias=vector(0), scale=scale,
+            norm_before=vector(1) if before else None, norm_before_bias=vector(0) if before else None,
+            norm_after=vector(1) if after else None, norm_after_bias=vector(0) if after else None,
             dropout=jnp.full(lead, self.dropout, jnp.float32) if self.dropout else None,
             activation=self.activation, reads=self.reads, learned_scale=isinstance(self.scale, str), name=self.name,
         )

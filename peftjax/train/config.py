@@ -14,6 +14,8 @@ Fields are overridden on the command line: `--config.train.steps=50 --config.pef
 import difflib
 import hashlib
 import json
+import runpy
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,6 +31,11 @@ SMOLLM2 = (
 def methods(*specifications: Any) -> list[ConfigDict]:
     """Methods as the data a config holds: `config.peft = methods(lora(rank=8), pfeiffer(size=64))`."""
     return [ConfigDict(to_data(method)) for method in specifications]
+
+
+def from_file(path: str | Path, variant: str = "") -> ConfigDict:
+    """The config of another file, to be changed: `from_file(Path(__file__).with_name("quickstart.py"), variant)`."""
+    return runpy.run_path(str(path))["get_config"](variant)
 
 
 def default_config() -> ConfigDict:

@@ -85,13 +85,14 @@ class Evaluator:
             base_general_loss: loss of the untouched base on the general text; None where this evaluation is of the base itself.
         """
         found: dict[str, Any] = {"step": step, "split": split, "metrics": {}, "predictions": []}
-        measured = "validation" if "validation" in self.held else "test"
-        if measured in self.held:
-            found |= self.row_losses(measured, trainable, frozen).summary()
-        if split in self.held:
-            rows = self.row_losses(split, trainable, frozen)
-            found[f"{split}_loss"] = rows.summary()["loss"]
-            found |= self._generated(split, trainable, frozen, rows)
+        # One curve over all steps is of one set: validation where it is measured at intervals, else test.
+        curve = "validation" if self.options.every and "validation" in self.held else "test"
+        rows = {name: self.row_losses(name, trainable, frozen) for name in {curve, split} & set(self.held)}
+        if curve in rows:
+            found |= {"losses_of": curve} | rows[curve].summary()
+        if split in rows:
+            found[f"{split}_loss"] = rows[split].summary()["loss"]
+            found |= self._generated(split, trainable, frozen, rows[split])
         if "general" in self.held:
             found["general_loss"] = self.row_losses("general", trainable, frozen).summary()["loss"]
             found["forgetting"] = 0.0 if base_general_loss is None else found["general_loss"] - base_general_loss

@@ -255,6 +255,7 @@ def summary(result: dict) -> str:
     lines = [describe(e) for e in result["evaluations"] if e["split"] == "test"]
     timings = result["timings"]
     if timings["tokens_per_s"]:
-        lines.append(f"{timings['train_s']:.0f} s of training at {timings['tokens_per_s']:.0f} tokens/s, "
+        lines.append(f"first step {timings['start_to_first_step_s']:.1f} s after the start of the process, evaluation apart; "
+                     f"{timings['train_s']:.0f} s of training at {timings['tokens_per_s']:.0f} tokens/s, "
                      f"peak memory {result['memory']['peak_rss_bytes'] / 1e9:.2f} GB")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Rotary positions are relative, masks are those of the definition, and attention is the plain sum that it stands for."""
+"""Rotary positions are relative, masks are as defined, and attention is the plain sum that it stands for."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,9 @@ def test_scores_depend_on_the_distance_alone(shift):
 
 def test_rotation_is_by_halves_as_in_hugging_faces_llama():
     x, angle = jnp.arange(1.0, 5.0), np.array([3.0, 3.0 * 100.0**-0.5])
-    want = np.concatenate([x[:2] * np.cos(angle) - x[2:] * np.sin(angle), x[2:] * np.cos(angle) + x[:2] * np.sin(angle)])
+    want = np.concatenate(
+        [x[:2] * np.cos(angle) - x[2:] * np.sin(angle), x[2:] * np.cos(angle) + x[:2] * np.sin(angle)]
+    )
     np.testing.assert_allclose(turned(x, 3, base=100.0), want, rtol=1e-5)
 
 
@@ -38,7 +40,7 @@ def test_rotation_is_by_halves_as_in_hugging_faces_llama():
 @pytest.mark.parametrize("slot", [0, 2])
 def test_the_mask_is_that_of_the_definition(window, slot):
     keys = jnp.array([[0, 1, 1, 2, 2, 0], [1, 1, 1, 1, 2, 3]])
-    queries = keys[:, slot:slot + 3]
+    queries = keys[:, slot : slot + 3]
     got = attention_mask(queries, keys, slot, window)
     assert got.shape == (2, 1, 3, 6)
     for b in range(2):

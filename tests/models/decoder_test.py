@@ -1,4 +1,4 @@
-"""The decoder computes one function however it is laid out: scanned, unrolled, cut, recomputed, packed, padded or cached."""
+"""The decoder computes one function however it is run: scanned, unrolled, cut, recomputed, packed, padded or cached."""
 
 import dataclasses
 
@@ -61,7 +61,7 @@ def test_an_unknown_remat_is_refused():
 
 @pytest.mark.parametrize("window", [None, 2])
 def test_causality_by_gradients(window):
-    """d logits[t] / d embedding[s] is zero for s > t, and for s further back than the layers' windows reach, and only there."""
+    """d logits[t] / d embedding[s] is zero for s > t, and for s out of the layers' reach, and only there."""
     config = dataclasses.replace(TINY, window=window, vocab_size=LENGTH)
     params, model = base(config), Decoder(config)
     ids = jnp.arange(LENGTH)[None]  # one row of the embedding a position
@@ -91,7 +91,7 @@ def test_left_and_right_padding_change_nothing():
         pad = ((0, 0), (left, 2 - left))
         padded = run(base(), jnp.pad(ids, pad), Decoder(TINY), segments=jnp.pad(jnp.ones_like(ids), pad))
         assert jnp.isfinite(padded).all()
-        np.testing.assert_allclose(padded[:, left:left + 3], alone, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(padded[:, left : left + 3], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_positions_are_counted_within_segments():
@@ -110,7 +110,7 @@ def test_given_positions_are_used():
 
 @pytest.mark.parametrize(("window", "segments"), [(None, ()), (2, ()), (None, (1, 1))])
 def test_the_cache_gives_what_a_full_pass_gives(window, segments):
-    """Prefill of two tokens, then one, then two: every hidden state as in one pass over all five, a left-padded row among them."""
+    """Prefill of two tokens, then one, then two: hidden states as in one pass over five, one row left-padded."""
     config = dataclasses.replace(TINY, window=window)
     model, params = Decoder(config, segments=segments), cut(base(config), config, segments)
     ids, parts = tokens(), jnp.ones((3, LENGTH), jnp.int32).at[1, 0].set(0)
@@ -136,7 +136,9 @@ def test_grouped_queries_are_repeated_key_value_heads():
     for name in ("k", "v"):
         kernel = params["blocks"]["attn"][name]["kernel"]
         split = kernel.reshape(*kernel.shape[:2], TINY.kv_heads, TINY.head_size)
-        params = put(params, f"blocks/attn/{name}/kernel", jnp.repeat(split, group, axis=2).reshape(*kernel.shape[:2], -1))
+        params = put(
+            params, f"blocks/attn/{name}/kernel", jnp.repeat(split, group, axis=2).reshape(*kernel.shape[:2], -1)
+        )
     np.testing.assert_allclose(logits(params, config), logits(base()), rtol=1e-5, atol=1e-5)
 
 

@@ -21,7 +21,7 @@ def recomputed(prompt, count=NEW):
         padded = jnp.array([ids + [0] * (12 - len(ids))])
         segments = jnp.array([[1] * len(ids) + [0] * (12 - len(ids))])
         ids.append(int(jnp.argmax(run(base(), padded, MODEL, segments=segments)[0, len(ids) - 1])))
-    return ids[len(prompt):]
+    return ids[len(prompt) :]
 
 
 GREEDY = generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW)
@@ -79,6 +79,14 @@ def test_left_padding_to_a_bucket():
     assert pad_left([[1] * 5], 0, bucket=4)[0].shape == (1, 8)
 
 
+def test_rows_of_the_embedding_that_the_tokenizer_does_not_know_are_never_chosen():
+    few = max(min(ids) for ids in GREEDY) + 1
+    assert any(token >= few for ids in GREEDY for token in ids)
+    bounded = generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW, vocab=few)
+    assert all(token < few for ids in bounded for token in ids)
+    assert list(stream(MODEL, base(), PROMPTS[0], NO_EOS, max_new=NEW, vocab=few)) == bounded[0]
+
+
 def test_an_empty_prompt_is_refused():
     for ask in (lambda: pad_left([[1], []], 0), lambda: list(stream(MODEL, base(), [], NO_EOS, max_new=2))):
         with pytest.raises(ValueError, match="an empty prompt has no last token"):
@@ -88,7 +96,7 @@ def test_an_empty_prompt_is_refused():
 class Letters:
     """A tokenizer of small letters."""
 
-    eos_id, pad_id = NO_EOS, 0
+    eos_id, pad_id, vocab_size = NO_EOS, 0, TINY.vocab_size
 
     def encode_batch(self, texts):
         return [[ord(letter) - ord("a") for letter in text] for text in texts]

@@ -1,4 +1,4 @@
-"""Kernels are read through dot, lookup, attend and dense; a node says what it cannot do, and never turns dense in silence."""
+"""Kernels are read through dot, lookup, attend and dense; a node says what it cannot do, never dense in silence."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""A site is the identity until something hangs there; entries act in the order of their names and keep shape and dtype."""
+"""A site is the identity until something hangs there; entries act in the order of their names and keep the shape."""
 
 import dataclasses
 from typing import Any
@@ -71,7 +71,9 @@ def test_entries_see_the_context_of_the_site():
 
 
 def test_an_entry_that_changes_the_shape_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"Widening 'wide' at mlp_out turned float32\(2, 3, 4\) into float32\(2, 3, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"Widening 'wide' at mlp_out turned float32\(2, 3, 4\) into float32\(2, 3, 8\)"
+    ):
         apply({"wide": Widening(jnp.float32(0))})
 
 

@@ -47,7 +47,9 @@ def test_one_by_one_in_any_order_too(order):
     equal_trees(params, base(TIED))
 
 
-@pytest.mark.parametrize("names", [c for r in (1, 2) for c in itertools.combinations(["net", "task", "tone", "words"], r)])
+@pytest.mark.parametrize(
+    "names", [c for r in (1, 2) for c in itertools.combinations(["net", "task", "tone", "words"], r)]
+)
 def test_what_is_active_is_what_was_attached_under_its_name(names):
     alone = moved(attach(base(TIED), [method for method in MANY if method.name in names], KEY))
     equal_trees(activate(many(), names), alone)
@@ -87,7 +89,9 @@ def test_two_adapters_of_one_name_on_one_kernel_are_refused():
 
 @pytest.mark.parametrize("function", [detach, activate])
 def test_unknown_names_are_refused_with_the_known_ones(function):
-    with pytest.raises(ValueError, match="no adapter is called 'tune'; the tree holds bias, net, norms, task, tone, words"):
+    with pytest.raises(
+        ValueError, match="no adapter is called 'tune'; the tree holds bias, net, norms, task, tone, words"
+    ):
         function(many(), ["tone", "tune"])
     with pytest.raises(ValueError, match="no adapter is called 'tone'; the tree holds none"):
         function(base(), ["tone"])

@@ -1,4 +1,4 @@
-"""Bottleneck adapters compute the formula of their preset, start on the base where promised, and refuse what cannot be."""
+"""Bottleneck adapters compute the formula of their preset, start on the base where promised, refuse what cannot be."""
 
 import dataclasses
 

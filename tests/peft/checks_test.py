@@ -40,7 +40,11 @@ def test_leaves_that_nothing_reads_are_found_inside_the_stack_and_outside(option
     entry = get(attach(base(), [houlsby(size=3)], KEY), "blocks/mlp_out/default")
     params = put(params, "blocks/mlp_outt/tone", dataclasses.replace(entry, name="tone"))
     fields = ("down", "down_bias", "up", "up_bias")
-    want = ["blocks/mlp/gate/extra/tone/value", *(f"blocks/mlp_outt/tone/{f}" for f in fields), "final_norm/bias/tone/value"]
+    want = [
+        "blocks/mlp/gate/extra/tone/value",
+        *(f"blocks/mlp_outt/tone/{f}" for f in fields),
+        "final_norm/bias/tone/value",
+    ]
     assert sorted(looked_at(params, **options)) == sorted(want)
 
 

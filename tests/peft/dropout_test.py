@@ -59,7 +59,7 @@ def test_a_model_drops_when_it_is_given_a_key_and_not_otherwise(method):
 
 
 def test_layers_rows_and_positions_drop_independently():
-    """Over a base of zeros the hidden states are the sum of two layers' masks (0, 1 or 2 each), up to the scale of the final norm."""
+    """Over a base of zeros hidden states are the sum of two layers' masks (0, 1 or 2), up to the final norm's scale."""
     params = attach(jax.tree.map(jnp.zeros_like, base()), [pfeiffer(size=1, dropout=0.5)], KEY)
     entry = params["blocks"]["mlp_out"]["default"]
     params = put(params, "blocks/mlp_out/default", dataclasses.replace(entry, up_bias=jnp.ones((2, 16))))

@@ -34,7 +34,9 @@ def test_keys_differ_between_paths_and_seeds_and_are_the_same_on_any_machine():
 @given(st.integers(0, 4), st.integers(1, 4))
 def test_layers_keep_their_values_however_the_stack_is_cut(start, length):
     whole = per_layer(draw, KEY, "a", range(9))
-    np.testing.assert_array_equal(per_layer(draw, KEY, "a", range(start, start + length)), whole[start:start + length])
+    np.testing.assert_array_equal(
+        per_layer(draw, KEY, "a", range(start, start + length)), whole[start : start + length]
+    )
 
 
 def test_layers_and_paths_differ():

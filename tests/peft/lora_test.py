@@ -1,4 +1,4 @@
-"""The LoRA node is the product it stands for, on linear kernels, embeddings and tied heads; ranks, scales and inits are as documented."""
+"""The LoRA node is the product it stands for, on kernels, embeddings and tied heads; ranks, scales, inits hold."""
 
 import dataclasses
 
@@ -17,7 +17,9 @@ from peftjax.peft.merge import merge
 KEY = jax.random.key(0)
 W = jax.random.normal(jax.random.key(1), (4, 6))
 X = jax.random.normal(jax.random.key(2), (2, 3, 4))
-NODE = LoRA(W, jax.random.normal(KEY, (2, 4)), jax.random.normal(jax.random.key(3), (2, 6)), jnp.float32(0.7), None, "tone")
+NODE = LoRA(
+    W, jax.random.normal(KEY, (2, 4)), jax.random.normal(jax.random.key(3), (2, 6)), jnp.float32(0.7), None, "tone"
+)
 
 
 def node_at(params, path) -> LoRA:
@@ -74,7 +76,9 @@ def test_ranks_and_alphas_may_differ_between_layers():
 
 
 def test_padded_rows_stay_exactly_zero_through_training_with_weight_decay():
-    method = lora(rank=2, rank_pattern={"blocks/1/attn/v": 1, "blocks/1/.*": 4}, targets=["q_proj", "v_proj", "down_proj"])
+    method = lora(
+        rank=2, rank_pattern={"blocks/1/attn/v": 1, "blocks/1/.*": 4}, targets=["q_proj", "v_proj", "down_proj"]
+    )
     state, _, _ = train(attach(base(), [method], KEY), steps=4)
     for path, (short, long) in {"blocks/attn/q": (2, 4), "blocks/attn/v": (1, 2), "blocks/mlp/down": (2, 4)}.items():
         node = node_at(state.trainable, path)

@@ -15,7 +15,11 @@ from peftjax.peft.merge import merge
 from peftjax.peft.parts import bitfit, norm_only
 
 KEY = jax.random.key(0)
-LOW = (lora(rank=2, alpha=3, name="tone"), lora(rank=3, targets=["q_proj", "lm_head"], name="task"), bitfit(add=True, name="bias"))
+LOW = (
+    lora(rank=2, alpha=3, name="tone"),
+    lora(rank=3, targets=["q_proj", "lm_head"], name="task"),
+    bitfit(add=True, name="bias"),
+)
 
 
 def low():
@@ -63,7 +67,9 @@ def test_a_merged_tied_head_is_a_head_of_its_own():
 
 def test_a_network_at_a_site_is_refused_or_kept_beside():
     params = moved(attach(base(), [lora(rank=2), pfeiffer(size=3)], KEY))
-    with pytest.raises(TypeError, match=r"blocks/mlp_out/default: a network at a site has no dense weight.*strict=False"):
+    with pytest.raises(
+        TypeError, match=r"blocks/mlp_out/default: a network at a site has no dense weight.*strict=False"
+    ):
         merge(params)
     kept = merge(params, strict=False)
     assert not isinstance(get(kept, "blocks/attn/q/kernel"), LoRA)

@@ -55,7 +55,10 @@ def test_the_others_train_what_they_are_called():
     biases = [path for path in flatten(base(BIASED)) if path.endswith("/bias")]
     assert trained(attach(base(BIASED), [bitfit()], KEY)) == biases
     assert trained(attach(base(), [bitfit(add=True)], KEY)) == biases
-    assert trained(attach(base(BIASED), [bitfit(targets=["q_proj", "up_proj"])], KEY)) == ["blocks/attn/q/bias", "blocks/mlp/up/bias"]
+    assert trained(attach(base(BIASED), [bitfit(targets=["q_proj", "up_proj"])], KEY)) == [
+        "blocks/attn/q/bias",
+        "blocks/mlp/up/bias",
+    ]
     assert trained(attach(base(), [head_only()], KEY)) == ["head/kernel"]
 
 

@@ -21,7 +21,9 @@ def role_of(*methods):
 
 
 def test_the_factors_of_a_lora():
-    found = role_of(lora(rank=2, targets=["q_proj", "embed_tokens"], dropout=0.1), lora(rank=2, targets="q_proj", name="tone"))
+    found = role_of(
+        lora(rank=2, targets=["q_proj", "embed_tokens"], dropout=0.1), lora(rank=2, targets="q_proj", name="tone")
+    )
     for place in ("blocks/attn/q/kernel/default", "blocks/attn/q/kernel/tone", "embed/embedding/default"):
         assert found[f"{place}/a"] == "matrix" and found[f"{place}/b"] == "fast" and found[f"{place}/scale"] == "vector"
 

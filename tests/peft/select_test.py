@@ -131,7 +131,9 @@ def test_every_pattern_must_name_a_target():
     targets = select(base(), ["q_proj", "v_proj"])
     require_used({"q_proj": 1, "blocks/1/attn/v": 2}, targets, "rank_pattern")
     for pattern in ("k_proj", "blocks/2/attn/q"):
-        with pytest.raises(ValueError, match=f"rank_pattern '{pattern}' matches none of the targets blocks/attn/q, blocks/attn/v"):
+        with pytest.raises(
+            ValueError, match=f"rank_pattern '{pattern}' matches none of the targets blocks/attn/q, blocks/attn/v"
+        ):
             require_used({pattern: 1}, targets, "rank_pattern")
 
 

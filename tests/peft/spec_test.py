@@ -10,7 +10,8 @@ from peftjax.peft.parts import bitfit, full, head_only, norm_only
 from peftjax.peft.spec import METHODS, from_data, to_data
 
 EXAMPLES = [
-    lora(), lora(rank=4, alpha=8.0, targets=("q_proj", ".*/v"), dropout=0.1, rslora=True, init="gaussian", layers=(3, 4), name="tone"),
+    lora(), lora(rank=4, alpha=8.0, targets=("q_proj", ".*/v"), dropout=0.1, rslora=True, init="gaussian"),
+    lora(layers=(3, 4), name="tone"),
     lora(rank_pattern={"blocks/7/attn/q": 4, "down_proj": 32}, alpha_pattern={".*/(q|v)": 2.0}),
     bottleneck(), houlsby(size=36), scaled_parallel(norm="both"), full(), full(layers=(1,)), bitfit(add=True),
     norm_only(name="norms"), head_only(),
@@ -34,7 +35,9 @@ def test_the_order_of_patterns_is_kept():
 
 def test_lists_ranges_and_mappings_mean_what_tuples_and_pairs_do():
     wanted = lora(targets=("q_proj",), layers=(1, 2), rank_pattern={"q_proj": 4})
-    assert from_data({"method": "lora", "targets": ["q_proj"], "layers": range(1, 3), "rank_pattern": {"q_proj": 4}}).layers == range(1, 3)
+    assert from_data(
+        {"method": "lora", "targets": ["q_proj"], "layers": range(1, 3), "rank_pattern": {"q_proj": 4}}
+    ).layers == range(1, 3)
     assert to_data(lora(targets=["q_proj"], layers=range(1, 3), rank_pattern={"q_proj": 4})) == to_data(wanted)
 
 
