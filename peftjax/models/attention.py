@@ -16,6 +16,7 @@ class Cache:
     """Keys and values of the tokens seen so far, in fixed slots.
 
     k, v: [L, B, S, G, K]; segments: [B, S] int, 0 where a slot is free or padding; used: int32 scalar, slots written so far.
+    There is no guard on a full cache inside a compiled program: make it with a slot for every token that will come.
     """
 
     k: jax.Array

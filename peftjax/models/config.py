@@ -6,6 +6,8 @@ subclass of the model.
 
 import dataclasses
 
+from peftjax.nn.layers import ACTIVATIONS
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
@@ -48,6 +50,10 @@ class DecoderConfig:
     family: str = "llama"
 
     def __post_init__(self):
+        if self.layers < 1:
+            raise ValueError(f"a decoder of {self.layers} layers has none")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} key/value heads evenly")
         if self.head_size % 2:

@@ -28,7 +28,7 @@ from peftjax.nn.layers import ACTIVATIONS, Embed, Head, Linear, RMSNorm
 from peftjax.nn.sites import site
 from peftjax.nn.tree import stack_name
 
-REMAT = ("none", "attention", "block")
+REMAT = ("none", "attention", "dots", "block")
 
 
 class Attention(nn.Module):
@@ -92,7 +92,8 @@ class Decoder(nn.Module):
         config: the architecture.
         segments: lengths of the scanned segments, summing to `config.layers`; () is one segment. Cutting below the lowest adapted
             layer saves the backward pass through the lower ones.
-        remat: "none" keeps what the backward pass wants, "attention" recomputes the attention scores, "block" recomputes each block.
+        remat: "none" keeps what the backward pass wants, "attention" recomputes the attention scores, "dots" keeps the
+            products with kernels and recomputes all else, "block" keeps only the input of each block.
         unroll: writes the layers out instead of looping (longer to compile).
         dtype: of activations; parameters are cast to it where they are used.
     """
@@ -110,7 +111,9 @@ class Decoder(nn.Module):
         self.embed = Embed(c.vocab_size, c.width, self.dtype)
         self.final_norm = RMSNorm(c.norm_eps)
         self.head = Head(c.vocab_size, c.tied)
-        block = nn.remat(Block, prevent_cse=False) if self.remat == "block" else Block
+        # Within a scan nothing can be merged with the recomputation, so that it needs no protection (prevent_cse).
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+        block = nn.remat(Block, prevent_cse=False, policy=policy) if self.remat in ("dots", "block") else Block
         self.spans = segment_spans(c.layers, self.segments)
         for start, stop in self.spans:
             stack = nn.scan(

@@ -20,6 +20,17 @@ from peftjax.models.decoder import Decoder
 BUCKET = 32
 
 
+def token_keys(seed: int, max_new: int) -> jax.Array:
+    """A key for each new token.
+
+    Raises:
+        ValueError: no token may be made.
+    """
+    if max_new < 1:
+        raise ValueError(f"max_new is {max_new}; at least one token is made")
+    return jax.random.split(jax.random.key(seed), max_new)
+
+
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, bucket: int = BUCKET) -> tuple[np.ndarray, np.ndarray]:
     """Prompts of unlike length -> tokens and segments [B, T] int32, T a multiple of `bucket`; segments are 0 on padding.
 
@@ -88,7 +99,7 @@ def generate_ids(
 
 def _generate_batch(model, params, prompts, eos_id, max_new, pad_id, seed, how) -> list[list[int]]:
     tokens, segments = pad_left(prompts, pad_id)
-    keys = jax.random.split(jax.random.key(seed), max_new)
+    keys = token_keys(seed, max_new)
     ids, cache = prefill(model, params, tokens, segments, keys[0], slots=tokens.shape[1] + max_new, **how)
     columns, done = [np.asarray(ids)], np.asarray(ids) == eos_id
     for key in keys[1:]:
@@ -120,7 +131,7 @@ def stream(
 ) -> Iterator[int]:
     """New ids after one prompt, as they come, until the end token (not given) or `max_new` of them."""
     tokens, segments = pad_left([prompt], 0)
-    keys, how = jax.random.split(jax.random.key(seed), max_new), {"temperature": temperature, "vocab": vocab}
+    keys, how = token_keys(seed, max_new), {"temperature": temperature, "vocab": vocab}
     ids, cache = prefill(model, params, tokens, segments, keys[0], slots=tokens.shape[1] + max_new, **how)
     for key in [*keys[1:], None]:
         token = int(ids[0])

@@ -37,8 +37,8 @@ def site(module: nn.Module, name: str, x, **context):
     if not module.has_variable("params", name):
         return x
     entries = module.get_variable("params", name)
+    key = module.make_rng("dropout") if module.has_rng("dropout") else None  # each entry folds its own name in
     for adapter in sorted(entries):
-        key = module.make_rng("dropout") if module.has_rng("dropout") else None
         y = entries[adapter](x, key=key, **context)
         if y.shape != x.shape or y.dtype != x.dtype:
             raise ValueError(f"{type(entries[adapter]).__name__} {adapter!r} at {name} turned {x.dtype}{x.shape} into "

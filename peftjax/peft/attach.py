@@ -5,6 +5,7 @@ are attached, chosen, saved and detached together.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -33,6 +34,8 @@ def attach(params: dict, methods: Sequence[Method], key: jax.Array) -> dict:
         ValueError: a rule that matches nothing, or two methods that claim one leaf.
     """
     for method in methods:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", method.name):
+            raise ValueError(f"an adapter cannot be called {method.name!r}: letters, digits, '_', '.', '-' make a name, which is part of a path")
         params = method.attach(params, key)
     flatten(params)  # refuses two leaves of one path
     return params
@@ -42,16 +45,17 @@ def adapters(params: dict) -> list[str]:
     """The names of all adapters in the tree."""
     names: set[str] = set()
     for _, value in walk(params):
-        names.update(_names(value))
+        names.update(names_in(value))
     return sorted(names)
 
 
-def _names(value: Any) -> set[str]:
+def names_in(value: Any) -> set[str]:
+    """The adapters of one kernel node or site entry."""
     if isinstance(value, Entry):
         return {value.name}
     if isinstance(value, Kernel):
         own = {value.name} if hasattr(value, "name") else set()
-        return own | _names(getattr(value, "base", None))
+        return own | names_in(getattr(value, "base", None))
     return set()
 
 
@@ -67,7 +71,7 @@ def detach(params: dict, names: Iterable[str] | None = None) -> dict:
     if unknown:
         raise ValueError(f"no adapter is called {', '.join(map(repr, unknown))}; the tree holds {', '.join(present) or 'none'}")
     for path, value in list(walk(params)):
-        if _names(value) & names:
+        if names_in(value) & names:
             params = put(params, path, _strip(value, names))
     return params
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from peftjax.nn.kernels import Entry, node
 from peftjax.nn.layers import ACTIVATIONS
 from peftjax.nn.sites import WIDTH_FROM
+from peftjax.nn.thin import expand, shrink
 from peftjax.nn.tree import get, put
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import per_layer
@@ -75,9 +76,9 @@ class Bottleneck(Entry):
     def _network(self, h, key):
         dtype = h.dtype
         h = _layer_norm(h, self.norm_before, self.norm_before_bias)
-        h = jax.lax.dot_general(h, self.down.astype(dtype), (((h.ndim - 1,), (1,)), ((), ())))
+        h = shrink(h, self.down)
         h = ACTIVATIONS[self.activation](h + jnp.broadcast_to(self.down_bias.astype(dtype), h.shape))
-        h = jax.lax.dot_general(h, self.up.astype(dtype), (((h.ndim - 1,), (0,)), ((), ())))
+        h = expand(h, self.up)
         h = h + jnp.broadcast_to(self.up_bias.astype(dtype), h.shape)
         h = h * jnp.broadcast_to(self.scale.astype(h.dtype), h.shape)
         return _layer_norm(drop(h, self.dropout, key, self.name), self.norm_after, self.norm_after_bias)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup, node
+from peftjax.nn.thin import expand, shrink
 from peftjax.nn.tree import put
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import per_layer
@@ -52,26 +53,21 @@ class LoRA(Kernel):
 
     def dot(self, x, key=None):
         h = drop(x, self.dropout, key, self.name)
-        thin = _contract(h, self.a, 1) * self.scale.astype(x.dtype)
-        return dot(x, self.base, key) + _contract(thin, self.b, 0)
+        thin = shrink(h, self.a) * self.scale.astype(x.dtype)
+        return dot(x, self.base, key) + expand(thin, self.b)
 
     def lookup(self, ids, dtype, key=None):
         thin = jnp.moveaxis(jnp.take(self.a, ids, axis=1), 0, -1).astype(dtype) * self.scale.astype(dtype)
-        return lookup(ids, self.base, dtype, key) + _contract(thin, self.b, 0)
+        return lookup(ids, self.base, dtype, key) + expand(thin, self.b)
 
     def attend(self, x, key=None):
-        thin = _contract(x, self.b, 1) * self.scale.astype(x.dtype)
-        return attend(x, self.base, key) + _contract(thin, self.a, 0)
+        thin = shrink(x, self.b) * self.scale.astype(x.dtype)
+        return attend(x, self.base, key) + expand(thin, self.a)
 
     def merge(self):
         base = dense(self.base)
         delta = jnp.einsum("...ri,...ro->...io", self.a, self.b * self.scale[..., None, None])
         return (base.astype(jnp.float32) + delta).astype(base.dtype)
-
-
-def _contract(x, w, axis: int):
-    """The last axis of x with one axis of the thin matrix w, in x's dtype."""
-    return jax.lax.dot_general(x, w.astype(x.dtype), (((x.ndim - 1,), (axis,)), ((), ())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +78,7 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
         rank: R.
         alpha: scale = alpha / rank. None is alpha = rank, a scale of 1 (of sqrt(rank) with rslora).
         targets: regular expressions over logical paths, or the field's names; see `peftjax.peft.select`.
-        dropout: rate on the input of A, at training time.
+        dropout: rate on the input of A, at training time; on embeddings there is none, whose input is an index.
         rslora: scale = alpha / sqrt(rank).
         init: of A on linear kernels, where B is zero, so that the start is the base exactly: "kaiming" is U(-1/sqrt(in), 1/sqrt(in)),
             "gaussian" is normal with std 1/rank (both as HF PEFT). "orthogonal": A and B are interleaved rows of one random orthogonal

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from peftjax.nn.kernels import Entry, Kernel, Tied
 from peftjax.nn.tree import put, walk
-from peftjax.peft.attach import _names, activate, adapters
+from peftjax.peft.attach import names_in, activate, adapters
 
 
 def merge(params: dict, names: Iterable[str] | None = None, strict: bool = True) -> dict:
@@ -23,7 +23,7 @@ def merge(params: dict, names: Iterable[str] | None = None, strict: bool = True)
     if stuck and strict:
         raise TypeError(f"{', '.join(stuck)}: a network at a site has no dense weight to be merged into; merge(strict=False) keeps it beside")
     for path, value in list(walk(params)):
-        if isinstance(value, Kernel) and not isinstance(value, Tied) and _names(value):
+        if isinstance(value, Kernel) and not isinstance(value, Tied) and names_in(value):
             try:
                 params = put(params, path, value.merge())
             except TypeError as error:

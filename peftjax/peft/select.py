@@ -103,6 +103,8 @@ def on_layers(targets: list[Target], layers: Sequence[int] | None) -> list[Targe
     wanted = set(layers)
     stacked = [t for t in targets if t.layers is not None]
     known = {layer for t in stacked for layer in t.layers}
+    if not known:
+        raise ValueError(f"layers {sorted(wanted)} of {', '.join(t.path for t in targets)}: these lie outside the stack and belong to no layer")
     if not wanted or not wanted <= known:
         raise ValueError(f"layers {sorted(wanted)}: {sorted(wanted - known) or 'none given'} not among layers 0 to {max(known, default=-1)}")
     picked = []

@@ -1,6 +1,6 @@
 """Methods as data: what a config holds, a checkpoint stores and a person overrides on the command line.
 
-    to_data(lora(rank=8)) == {"method": "lora", "rank": 8, "alpha": None, ...};   from_data(to_data(m)) == m
+    to_data(lora(rank=8)) == {"method": "lora", "rank": 8, "alpha": None, ...};   from_data(to_data(m)) is m again, lists as tuples
 """
 
 import dataclasses

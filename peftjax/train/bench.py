@@ -82,7 +82,7 @@ class Measured:
     peak_bytes: int
 
 
-def measure(base: Any, method: str, batch: int, length: int, steps: int = 5, remat: str = "none") -> Measured:
+def measure(base: Any, method: str, batch: int, length: int, steps: int = 5, remat: str = "dots") -> Measured:
     """Runs the training step of one case: one compilation, one step to warm up, then `steps` timed ones.
 
     Args:

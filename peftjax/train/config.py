@@ -82,7 +82,7 @@ def check(config: ConfigDict) -> None:
         raise ValueError("; ".join(unknown))
     choices = {
         "base.dtype": ("auto", "float32", "bfloat16"), "model.compute": ("auto", "float32", "bfloat16"),
-        "model.remat": ("auto", "none", "attention", "block"), "train.parallel": ("jit", "pmap"),
+        "model.remat": ("auto", "none", "attention", "dots", "block"), "train.parallel": ("jit", "pmap"),
         "optimizer.schedule": ("cosine", "linear", "constant"), "data.on_bad_row": ("error", "skip"),
     }
     flat = flat_config(config)

@@ -31,7 +31,7 @@ class TrainState:
 
 
 def new_state(trainable: Any, optimiser: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step; it holds `trainable` and `key` themselves, which a donating step uses up."""
     return TrainState(trainable, optimiser.init(trainable), jnp.int32(0), key)
 
 
