@@ -13,7 +13,9 @@ from absl import app, flags
 CASES = flags.DEFINE_list("cases", None, "Cases as method:BATCHxLENGTH; default is every method at 4x256, 8x128, 1x1024.")
 BASE = flags.DEFINE_string("base", None, "Base to train; default SmolLM2-135M-Instruct.")
 STEPS = flags.DEFINE_integer("steps", 5, "Timed steps a case; the median is printed.", lower_bound=1)
-REMAT = flags.DEFINE_enum("remat", "dots", ["none", "attention", "dots", "block"], "What the backward pass recomputes; dots is what a run does.")
+REMAT = flags.DEFINE_enum(
+    "remat", "dots", ["none", "attention", "dots", "block"], "What the backward pass recomputes; dots is what a run does."
+)
 ONE = flags.DEFINE_string("one", None, "One case, measured in this process, printed as JSON (used by the script itself).")
 
 

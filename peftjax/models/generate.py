@@ -7,7 +7,7 @@ Prompts of a batch are padded on the left to a common bucket, so that all rows w
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -80,10 +80,12 @@ def decode(
 def generate_ids(
     model: Decoder, params: Any, prompts: Sequence[Sequence[int]], eos_id: int, *, max_new: int, pad_id: int = 0,
     temperature: float = 0.0, seed: int = 0, batch_size: int = 64, vocab: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """New ids for each prompt, without the end token; rows are decoded `batch_size` at a time, prompts of like length together.
 
     `vocab` is the number of tokens the tokenizer knows: many bases have more rows in their embedding, and those are never chosen.
+    `on_batch` is told how many rows are done, after each batch.
     """
     how = {"temperature": temperature, "vocab": vocab}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -94,6 +96,8 @@ def generate_ids(
         batch += [batch[-1]] * (batch_size - len(rows) if len(order) > batch_size else 0)  # one compiled shape
         for i, ids in zip(rows, _generate_batch(model, params, batch, eos_id, max_new, pad_id, seed + start, how), strict=False):
             out[i] = ids
+        if on_batch is not None:
+            on_batch(start + len(rows))
     return out
 
 

@@ -35,7 +35,9 @@ def attach(params: dict, methods: Sequence[Method], key: jax.Array) -> dict:
     """
     for method in methods:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", method.name):
-            raise ValueError(f"an adapter cannot be called {method.name!r}: letters, digits, '_', '.', '-' make a name, which is part of a path")
+            raise ValueError(
+                f"an adapter cannot be called {method.name!r}: letters, digits, '_', '.', '-' make a name, which is part of a path"
+            )
         params = method.attach(params, key)
     flatten(params)  # refuses two leaves of one path
     return params

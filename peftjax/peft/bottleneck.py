@@ -43,8 +43,8 @@ SCALES = ("learned", "channel")
 )
 @dataclasses.dataclass(frozen=True)
 class Bottleneck(Entry):
-    """The entry. down, up: [M, D]; down_bias [M]; up_bias [D]; scale [] or [D]; norms: LayerNorm scale and bias [D] or None; dropout: rate []
-    or None; all with a leading L outside the scanned body."""
+    """The entry. down, up: [M, D]; down_bias [M]; up_bias [D]; scale [] or [D]; norms: LayerNorm scale and bias [D] or None; dropout: rate
+    [] or None; all with a leading L outside the scanned body."""
 
     down: jax.Array
     down_bias: jax.Array

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from peftjax.nn.kernels import Entry, Kernel, Tied
 from peftjax.nn.tree import put, walk
-from peftjax.peft.attach import names_in, activate, adapters
+from peftjax.peft.attach import activate, adapters, names_in
 
 
 def merge(params: dict, names: Iterable[str] | None = None, strict: bool = True) -> dict:
@@ -21,7 +21,9 @@ def merge(params: dict, names: Iterable[str] | None = None, strict: bool = True)
     params = activate(params, adapters(params) if names is None else names)
     stuck = [path for path, value in walk(params) if isinstance(value, Entry)]
     if stuck and strict:
-        raise TypeError(f"{', '.join(stuck)}: a network at a site has no dense weight to be merged into; merge(strict=False) keeps it beside")
+        raise TypeError(
+            f"{', '.join(stuck)}: a network at a site has no dense weight to be merged into; merge(strict=False) keeps it beside"
+        )
     for path, value in list(walk(params)):
         if isinstance(value, Kernel) and not isinstance(value, Tied) and names_in(value):
             try:

@@ -57,7 +57,9 @@ def _train(params: dict, targets: list[Target], name: str, what: str) -> dict:
         raise ValueError(f"{what} matches nothing in this base: it holds {', '.join(path for path, _ in walk(params))}")
     for target in targets:
         if isinstance(target.value, Kernel) and not isinstance(target.value, Tied):
-            raise ValueError(f"{what} would train {target.path} under {type(target.value).__name__}; attach it first, or name other targets")
+            raise ValueError(
+                f"{what} would train {target.path} under {type(target.value).__name__}; attach it first, or name other targets"
+            )
         # A copy, not an alias: the optimiser's step donates the trained value, and the frozen one must outlive it.
         value = jnp.array(dense(target.value), jnp.float32, copy=True)
         params = put(params, target.path, Trained(target.value, value, name))

@@ -10,9 +10,10 @@ from peftjax.peft.select import KERNELS
 
 
 def roles(params: dict) -> dict:
-    """The structure of `params` with "matrix", "fast" (the output factor that LoRA+ trains faster; 2402.12354, 2024) or "vector" at every leaf.
+    """The structure of `params` with "matrix", "fast" or "vector" at every leaf.
 
-    Weight decay is for matrices and fast factors; biases, norms and scales are vectors.
+    Fast is the output factor that LoRA+ (2402.12354, 2024) trains faster. Weight decay is for matrices and fast factors; biases, norms and
+    scales are vectors.
     """
     return _roles(params, "")
 

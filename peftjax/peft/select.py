@@ -63,7 +63,9 @@ def matches(pattern: str, module: str) -> bool:
     return re.fullmatch(NAMES.get(pattern, pattern), module) is not None
 
 
-def select(params: dict, targets: str | Sequence[str], layers: Sequence[int] | None = None, names: tuple[str, ...] = KERNELS) -> list[Target]:
+def select(
+    params: dict, targets: str | Sequence[str], layers: Sequence[int] | None = None, names: tuple[str, ...] = KERNELS
+) -> list[Target]:
     """The kernels that `targets` name, on the given layers.
 
     Raises:
@@ -104,9 +106,13 @@ def on_layers(targets: list[Target], layers: Sequence[int] | None) -> list[Targe
     stacked = [t for t in targets if t.layers is not None]
     known = {layer for t in stacked for layer in t.layers}
     if not known:
-        raise ValueError(f"layers {sorted(wanted)} of {', '.join(t.path for t in targets)}: these lie outside the stack and belong to no layer")
+        raise ValueError(
+            f"layers {sorted(wanted)} of {', '.join(t.path for t in targets)}: these lie outside the stack and belong to no layer"
+        )
     if not wanted or not wanted <= known:
-        raise ValueError(f"layers {sorted(wanted)}: {sorted(wanted - known) or 'none given'} not among layers 0 to {max(known, default=-1)}")
+        raise ValueError(
+            f"layers {sorted(wanted)}: {sorted(wanted - known) or 'none given'} not among layers 0 to {max(known, default=-1)}"
+        )
     picked = []
     for target in stacked:
         hit = wanted & set(target.layers)

@@ -17,9 +17,13 @@ def table(params: dict, trainable: dict) -> str:
     for path, leaf in flatten(params).items():
         node = next((name for holder, name in holders.items() if path == holder or path.startswith(holder + "/")), "")
         state = "trainable" if path in trained else "frozen"
-        rows.append((path, "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype), node, state, f"{leaf.size * leaf.dtype.itemsize:,}"))
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        rows.append((path, shape, str(leaf.dtype), node, state, f"{leaf.size * leaf.dtype.itemsize:,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-    lines = ["  ".join(cell.rjust(w) if i == 5 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    lines = [
+        "  ".join(cell.rjust(w) if i == 5 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), totals(params, trainable)])
 
 

@@ -2,9 +2,9 @@
 
 Every case runs in a process of its own, so that its peak memory is its own. All positions carry loss (dense, equal work for every method).
 
-FLOPs of a step are counted from the shapes: 2·in·out a token for each product with a kernel; once forward and once backward for frozen kernels
-(the backward product with the input of a frozen embedding does not exist), three times for trained factors; 4·T·H·K a token and layer forward
-for attention (full square, as computed), twice that backward. What a step recomputes is not counted.
+FLOPs of a step are counted from the shapes: 2·in·out a token for each product with a kernel; once forward and once backward for frozen
+kernels (the backward product with the input of a frozen embedding does not exist), three times for trained factors; 4·T·H·K a token and
+layer forward for attention (full square, as computed), twice that backward. What a step recomputes is not counted.
 """
 
 import dataclasses
@@ -113,7 +113,8 @@ def measure(base: Any, method: str, batch: int, length: int, steps: int = 5, rem
     seconds = float(np.median(times))
     return Measured(
         method, batch, length, size(trainable)[0], seconds, batch * length / seconds,
-        step_flops(base.config, trainable, batch, length) / seconds / 1e9, float(np.median(rates)) / 1e9, first, temporary, peak_memory_bytes()["peak_rss_bytes"],
+        step_flops(base.config, trainable, batch, length) / seconds / 1e9, float(np.median(rates)) / 1e9, first, temporary,
+        peak_memory_bytes()["peak_rss_bytes"],
     )
 
 

@@ -35,7 +35,9 @@ class Speaker:
     plain: bool
 
     @classmethod
-    def load(cls, run: str | None, base_uri: str | None, *, merged: bool = False, plain: bool = False, step: int | None = None) -> "Speaker":
+    def load(
+        cls, run: str | None, base_uri: str | None, *, merged: bool = False, plain: bool = False, step: int | None = None
+    ) -> "Speaker":
         """A base by URI, or the base and adapter of a run.
 
         Raises:
@@ -68,9 +70,10 @@ class Speaker:
 
     def answer(self, text: str, **options) -> Iterator[str]:
         """Pieces of the answer as they come; see `peftjax.models.generate.stream` for the options."""
+        prompt = self.prompt_ids(text)
         ids: list[int] = []
         said = ""
-        for token in stream(self.model, self.params, self.prompt_ids(text), self.tokenizer.eos_id, vocab=self.tokenizer.vocab_size, **options):
+        for token in stream(self.model, self.params, prompt, self.tokenizer.eos_id, vocab=self.tokenizer.vocab_size, **options):
             ids.append(token)
             # Decoded whole each time: one character may be several tokens, and is shown when it is complete.
             now = self.tokenizer.decode(ids)

@@ -48,7 +48,8 @@ def default_config() -> ConfigDict:
             "name": "",  # a built-in set, or a path to a JSONL file
             "options": {},  # of the builder
             "on_bad_row": "error",  # or "skip"
-            "prompt": "{prompt}", "response": None, "chat": False,  # the template; a response of None is " {response}", in a chat "{response}"
+            # The template; a response of None is " {response}", in a chat "{response}".
+            "prompt": "{prompt}", "response": None, "chat": False,
             "fractions": {"train": 0.9, "validation": 0.05, "test": 0.05},  # of groups, not of rows
             "salt": "peftjax",
             "length": 256,  # tokens of a packed row; longer records are cut on the left of their prompt

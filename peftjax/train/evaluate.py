@@ -6,6 +6,7 @@ untouched base, as both are computed by one compiled program from equal weights.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,8 +30,8 @@ class RowLosses:
     right: np.ndarray
 
     def summary(self) -> dict[str, float]:
-        """loss (mean nats a token), perplexity, token_accuracy, and teacher_forced_exact_match: rows with every token right, which for greedy
-        decoding is the same as the generated text being right."""
+        """loss (mean nats a token), perplexity, token_accuracy, and teacher_forced_exact_match: rows with every token right, which for
+        greedy decoding is the same as the generated text being right."""
         nll, tokens = float(self.nll.sum()), float(self.tokens.sum())
         return {
             "loss": nll / tokens, "perplexity": perplexity(nll, tokens), "token_accuracy": float(self.right.sum()) / tokens,
@@ -47,15 +48,19 @@ class Evaluator:
         options: `config.eval`.
         held: rows by name, see `Inputs`.
         length: tokens of a packed row.
+        say: is told how far a long evaluation is.
     """
 
-    def __init__(self, model: Decoder, tokenizer: Any, options: Any, held: dict[str, Held], length: int):
-        self.model, self.tokenizer, self.options, self.held, self.length = model, tokenizer, options, held, length
+    def __init__(
+        self, model: Decoder, tokenizer: Any, options: Any, held: dict[str, Held], length: int, say: Callable[[str], None] = lambda _: None
+    ):
+        self.model, self.tokenizer, self.options, self.held, self.length, self.say = model, tokenizer, options, held, length, say
         self._losses = jax.jit(lambda trainable, frozen, batch: token_losses(model, combine(trainable, frozen), batch))
 
     def row_losses(self, name: str, trainable: Any, frozen: Any) -> RowLosses:
         """Losses of every row of one held-out set. For a tree without adapters `trainable` is `nothing(params)`."""
         rows = self.held[name].tokens
+        self.say(f"evaluating: losses of {len(rows)} rows of {name}")
         nll, tokens, right = (np.zeros(len(rows)) for _ in range(3))
         for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max()))):
             losses, hits = jax.device_get(self._losses(trainable, frozen, batch._replace(rows=None)))
@@ -70,9 +75,11 @@ class Evaluator:
     def predictions(self, name: str, trainable: Any, frozen: Any) -> list[str]:
         """Greedy answers to the prompts of one held-out set, in the order of its rows."""
         held, params = self.held[name], combine(trainable, frozen)
+        total = len(held.tokens)
         ids = generate_ids(
             self.model, params, held.prompts(), self.tokenizer.eos_id, max_new=self.options.max_new, pad_id=self.tokenizer.pad_id,
             batch_size=self.options.generate_batch_size, vocab=self.tokenizer.vocab_size,
+            on_batch=lambda done: self.say(f"evaluating: {done}/{total} answers of {name}"),
         )
         return [self.tokenizer.decode(row).strip() for row in ids]
 
@@ -112,4 +119,5 @@ class Evaluator:
         for i, (item, record, prompt, text) in enumerate(zip(items, held.records, held.texts, texts, strict=True)):
             item |= {"prompt": prompt, "reference": record.response, "prediction": text}
             item |= {name: found["per_item"][i] for name, found in metrics.items()}
-        return {"predictions": items, "metrics": {name: {k: v for k, v in found.items() if k != "per_item"} for name, found in metrics.items()}}
+        overall = {name: {k: v for k, v in found.items() if k != "per_item"} for name, found in metrics.items()}
+        return {"predictions": items, "metrics": overall}

@@ -1,14 +1,15 @@
 """A run from its config to its report. The work directory is the run: the same command starts it, resumes it or finds it done."""
 
 import contextlib
+import math
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from peftjax.data.batches import prefetch
 from peftjax.interop.base import load_base
@@ -84,7 +85,9 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
         step, place = compile_step(config, prepared, mesh)
         first = place(inputs.train.at(int(state.step)))
         check_reads(prepared.model, state, prepared.frozen, first)
-        evaluator = Evaluator(prepared.model, base.tokenizer, config.eval, inputs.held, config.data.length)
+        evaluator = Evaluator(
+            prepared.model, base.tokenizer, config.eval, inputs.held, config.data.length, notice if main else lambda _: None
+        )
         loop = Loop(config, folder, prepared, inputs, evaluator, checkpoints, started, main)
         state = loop.train(state, resumed, step, place)
 
@@ -96,6 +99,11 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
         say(totals(prepared.params, state.trainable))
         say(summary(result))
         say(f"report: {report}")
+
+
+def notice(text: str) -> None:
+    """A line for who waits; results go to stdout, this does not."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def specification(config: Any, base: Any, inputs: Inputs) -> dict:
@@ -160,8 +168,8 @@ class Loop:
                 score = None
                 every = self.config.eval.every
                 if number == total or (every and number % every == 0):
-                    score = self.evaluate(number, "test" if number == total else "validation", state, log).get("loss")
-                if number == total or number % self.config.checkpoint.every == 0:
+                    score = self.evaluate(number, "test" if number == total else "validation", state, log).get("loss", math.inf)
+                if score is not None or number % self.config.checkpoint.every == 0:  # an evaluated state is kept, it may be the best
                     self.checkpoints.save(number, state_arrays(state), score)
                 if score is not None:
                     progress.restart_clock()
@@ -175,7 +183,8 @@ class Loop:
         if not np.isfinite(metrics["loss"]):
             raise FloatingPointError(
                 f"loss at step {number} is {metrics['loss']} (gradient norm {metrics['grad_norm']}): training has diverged; lower "
-                f"config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}). The last checkpoint is {self.checkpoints.latest_step()}"
+                f"config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}). "
+                f"The last checkpoint is {self.checkpoints.latest_step()}"
             )
         if self.first_step_s is None:
             self.first_step_s = time.time() - self.started - self.eval_s

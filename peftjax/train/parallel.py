@@ -22,7 +22,9 @@ def compile_step(config: Any, prepared: Prepared, mesh: Mesh) -> tuple[Callable,
     """
     rows, devices, pieces = config.train.batch_size, mesh.shape["data"], config.train.accumulate
     if rows % (devices * pieces):
-        raise ValueError(f"config.train.batch_size {rows} must be a multiple of {devices} devices along \"data\" x {pieces} accumulated pieces")
+        raise ValueError(
+            f"config.train.batch_size {rows} must be a multiple of {devices} devices along \"data\" x {pieces} accumulated pieces"
+        )
     options = {"accumulate": pieces, "dropout": prepared.dropout}
     if config.train.parallel == "jit":
         step = jax.jit(

@@ -48,8 +48,10 @@ def prepare_model(config: Any, base: Base, mesh: Mesh) -> Prepared:
     trainable, frozen = partition(params)
     optimiser = make_optimiser(config.optimizer, config.train.steps, trainable, roles(params))
     abstract = jax.eval_shape(lambda t, k: new_state(t, optimiser, k), trainable, key)
-    where = state_shardings(abstract, jax.tree.map(lambda leaf, s: None if leaf is None else s, trainable, placed, is_leaf=lambda x: x is None), mesh)
-    state = jax.jit(lambda t, k: new_state(t, optimiser, k), out_shardings=where)(trainable, jax.device_put(jax.random.fold_in(key, 1), replicated(mesh)))
+    trained_at = jax.tree.map(lambda leaf, s: None if leaf is None else s, trainable, placed, is_leaf=lambda x: x is None)
+    where = state_shardings(abstract, trained_at, mesh)
+    run_key = jax.device_put(jax.random.fold_in(key, 1), replicated(mesh))
+    state = jax.jit(lambda t, k: new_state(t, optimiser, k), out_shardings=where)(trainable, run_key)
     dropout = any(getattr(method, "dropout", 0) for method in methods)
     return Prepared(make_model(base.config, config.model, segments), params, frozen, optimiser, state, where, dropout)
 

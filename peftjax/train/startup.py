@@ -29,7 +29,7 @@ def precision(name: str) -> jnp.dtype:
 
 
 def make_model(architecture: Any, options: Any, segments: tuple[int, ...]) -> Decoder:
-    """The decoder of `config.model`. "auto" remat is "dots": writing every activation out for the backward pass costs more than computing the
-    cheap ones again (SmolLM2-135M on two cores, 4 x 128 tokens: 207 tokens/s and 0.54 GB of temporaries against 189 and 1.32)."""
+    """The decoder of `config.model`. "auto" remat is "dots": writing every activation out for the backward pass costs more than computing
+    the cheap ones again (SmolLM2-135M on two cores, 4 x 128 tokens: 207 tokens/s and 0.54 GB of temporaries against 189 and 1.32)."""
     remat = "dots" if options.remat == "auto" else options.remat
     return Decoder(architecture, segments=segments, remat=remat, unroll=options.unroll, dtype=precision(options.compute))

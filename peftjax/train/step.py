@@ -2,8 +2,8 @@
 
     state, metrics = step(state, frozen, batch)
 
-Gradients are those of the *sum* of the token losses, divided once by the number of tokens: so a batch gives the same step whole, in accumulated
-pieces, on one device, on a mesh (jit) or under `pmap`.
+Gradients are those of the *sum* of the token losses, divided once by the number of tokens: so a batch gives the same step whole, in
+accumulated pieces, on one device, on a mesh (jit) or under `pmap`.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from peftjax.train.optimiser import learning_rate
 
 @struct.dataclass
 class TrainState:
-    """What a run is, beside its frozen base: trainables (float32 masters), optimiser state, step (int32: updates done), and the run's key."""
+    """What a run is, beside its frozen base: trainables (float32 masters), optimiser state, step (int32: updates done), and run key."""
 
     trainable: Any
     optimiser: Any

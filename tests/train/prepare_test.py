@@ -1,6 +1,7 @@
 """From a config and a base to a state: segments chosen by the methods, unread adapters refused."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from tiny import TINY, base, train_batch
 
@@ -37,6 +38,22 @@ def test_the_layers_below_get_no_backward_pass():
 
     assert scans(whole) == 2  # forwards and backwards
     assert scans(found) == 3  # below: forwards; above: forwards and backwards
+
+
+def test_bfloat16_computes_and_float32_learns():
+    """bfloat16 base and activations, float32 masters; the loss is that of float32 to the precision of bfloat16."""
+    from peftjax.models.decoder import Decoder
+    from peftjax.train.step import make_step
+
+    found = prepared(lora(rank=2), pfeiffer(size=2, norm="both"))
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), found.frozen)
+    narrow = Decoder(TINY, dtype=jnp.bfloat16)
+    state, metrics = jax.jit(make_step(narrow, found.optimiser))(found.state, half, train_batch())
+    _, exact = jax.jit(make_step(found.model, found.optimiser))(found.state, found.frozen, train_batch())
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.trainable)} == {jnp.dtype("float32")}
+    assert narrow.apply({"params": combine(state.trainable, half)}, train_batch().tokens).dtype == jnp.bfloat16
+    assert float(metrics["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(exact["grad_norm"]), rel=0.05)
 
 
 def test_dropout_is_noticed():
