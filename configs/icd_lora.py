@@ -16,9 +16,9 @@ def get_config(variant: str = ""):
     config.peft = methods(lora(rank=16, targets="all-linear"))
     config.data.name = "icd_chapter"
     config.data.length = 128
-    config.train.steps = 300
-    config.eval.metrics = ["accuracy"]
-    config.eval.rows = 512
+    config.train.steps = 260
+    config.eval.metrics = ("accuracy",)
+    config.eval.rows = 384
     config.eval.max_new = 8
     if variant == "runlocal":
         config.train.steps = 4

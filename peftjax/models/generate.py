@@ -122,11 +122,12 @@ def _until(ids: list[int], eos_id: int) -> list[int]:
 
 def generate(model: Decoder, params: Any, prompts: Sequence[str], tokenizer, *, max_new: int = 64, **options) -> list[str]:
     """Texts that follow `prompts`, greedily unless `temperature` is given; see `generate_ids`."""
-    ids = generate_ids(
-        model, params, tokenizer.encode_batch(list(prompts)), tokenizer.eos_id, max_new=max_new, pad_id=tokenizer.pad_id,
-        vocab=tokenizer.vocab_size, **options,
+    first = [tokenizer.bos_id] if tokenizer.bos_first else []
+    prompt_ids = [first + ids for ids in tokenizer.encode_batch(list(prompts))]
+    new = generate_ids(
+        model, params, prompt_ids, tokenizer.eos_id, max_new=max_new, pad_id=tokenizer.pad_id, vocab=tokenizer.vocab_size, **options
     )
-    return [tokenizer.decode(row) for row in ids]
+    return [tokenizer.decode(row) for row in new]
 
 
 def stream(

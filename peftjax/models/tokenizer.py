@@ -57,7 +57,8 @@ class Tokenizer:
 
     @classmethod
     def from_directory(cls, path: str | Path) -> "Tokenizer":
-        """Reads tokenizer.json, and what there is of tokenizer_config.json, special_tokens_map.json, chat_template.jinja.
+        """Reads tokenizer.json, and what there is of tokenizer_config.json, special_tokens_map.json, chat_template.jinja; where none of
+        them names the tokens that begin and end a text, config.json does.
 
         Raises:
             FileNotFoundError: no tokenizer.json.
@@ -75,6 +76,12 @@ class Tokenizer:
         settings = _read_json(folder / "tokenizer_config.json")
         named = {**_read_json(folder / "special_tokens_map.json"), **settings}
         special = {name: _token_text(named[name]) for name in SPECIAL_NAMES if named.get(name)}
+        model = _read_json(folder / "config.json")
+        for name in ("bos_token", "eos_token"):  # a directory with the bare necessities names them by number, for the model
+            number = model.get(f"{name}_id")
+            number = number[0] if isinstance(number, list) and number else number
+            if name not in special and isinstance(number, int) and backend.id_to_token(number) is not None:
+                special[name] = backend.id_to_token(number)
         template = folder / "chat_template.jinja"
         chat_template = template.read_text("utf-8") if template.is_file() else _default_template(settings.get("chat_template"))
         return cls(backend, special, chat_template)

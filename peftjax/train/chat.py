@@ -15,12 +15,13 @@ from peftjax.interop.base import Base, load_base
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.generate import stream
 from peftjax.nn.tree import flatten, unflatten_like
-from peftjax.peft.attach import attach, cut_points
+from peftjax.peft.attach import attach
 from peftjax.peft.merge import merge
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.spec import from_data
 from peftjax.train.checkpoint import Checkpoints, stored_specification, stored_target
 from peftjax.train.config import SMOLLM2, default_config
+from peftjax.train.prepare import segments_of
 from peftjax.train.startup import make_model, precision, use_compilation_cache
 
 
@@ -52,7 +53,8 @@ class Speaker:
         if base_uri is not None:
             raise ValueError("--base and --run exclude each other: a run names its own base")
         config, checkpoints = _config_of(Path(run)), Path(run) / "checkpoints"
-        base = load_base(config.base.uri, dtype=precision(config.base.dtype).name)
+        # In the dtype it was trained with: another is another base, wherever the adapter is used.
+        base = load_base(config.base.uri, dtype=stored_specification(checkpoints, step)["base"]["dtype"])
         segments, params = _with_adapter(config, base, checkpoints, step)
         if merged:
             params = merge(params, strict=False)
@@ -62,7 +64,7 @@ class Speaker:
     def prompt_ids(self, text: str) -> list[int]:
         """The ids that the model sees for what a person typed."""
         if self.plain:
-            return self.tokenizer.encode(text)
+            return [*Template().first_ids(self.tokenizer), *self.tokenizer.encode(text)]
         if self.template is not None:
             unanswered = Record(prompt=text, response="?")  # a record has a response; the prompt's ids do not depend on it
             return self.template.prompt_ids(unanswered, self.tokenizer)
@@ -80,6 +82,9 @@ class Speaker:
             if not now.endswith("\ufffd"):
                 yield now[len(said):]
                 said = now
+        rest = self.tokenizer.decode(ids)
+        if rest != said:  # ends within a character
+            yield rest[len(said):]
 
 
 def _config_of(run: Path) -> ConfigDict:
@@ -96,8 +101,11 @@ def _with_adapter(config: ConfigDict, base: Base, checkpoints: Path, step: int |
     if specification["base"]["fingerprint"] != base.fingerprint:
         raise ValueError(f"the adapter in {checkpoints} was trained on a base with fingerprint {specification['base']['fingerprint']}, "
                          f"{base.uri} has {base.fingerprint}")
+    if specification["tokenizer"] != base.tokenizer.fingerprint:
+        raise ValueError(f"the adapter in {checkpoints} was trained with a tokenizer of fingerprint {specification['tokenizer']}, "
+                         f"that of {base.uri} has {base.tokenizer.fingerprint}")
     methods = [from_data(dict(method)) for method in specification["methods"]]
-    segments = cut_points(methods, base.config.layers) if config.model.segments == "auto" else tuple(config.model.segments)
+    segments = segments_of(config.model.segments, methods, base.config.layers)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.key(0))
     trainable, frozen = partition(params)
     with Checkpoints(checkpoints, specification) as store:
@@ -111,7 +119,19 @@ def _with_adapter(config: ConfigDict, base: Base, checkpoints: Path, step: int |
 
 def converse(speaker: Speaker, prompt: str | None, **options) -> None:
     """Answers one prompt, or prompts from the terminal until an empty line; each is answered without memory of the last."""
-    for text in [prompt] if prompt is not None else iter(lambda: input("> "), ""):
+    for text in [prompt] if prompt is not None else _lines():
         for piece in speaker.answer(text, **options):
             print(piece, end="", flush=True)
         print()
+
+
+def _lines() -> Iterator[str]:
+    """What a person types, until an empty line or the end of the input."""
+    while True:
+        try:
+            text = input("> ")
+        except EOFError:
+            return
+        if not text:
+            return
+        yield text

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
+from peftjax.evals.metrics import METRICS
 from peftjax.peft.spec import from_data, to_data
 
 SMOLLM2 = (
@@ -30,7 +32,10 @@ SMOLLM2 = (
 
 def methods(*specifications: Any) -> list[ConfigDict]:
     """Methods as the data a config holds: `config.peft = methods(lora(rank=8), pfeiffer(size=64))`."""
-    return [ConfigDict(to_data(method)) for method in specifications]
+    return [
+        ConfigDict({name: placeholder(object) if value is None else value for name, value in to_data(method).items()})
+        for method in specifications
+    ]
 
 
 def from_file(path: str | Path, variant: str = "") -> ConfigDict:
@@ -49,7 +54,7 @@ def default_config() -> ConfigDict:
             "options": {},  # of the builder
             "on_bad_row": "error",  # or "skip"
             # The template; a response of None is " {response}", in a chat "{response}".
-            "prompt": "{prompt}", "response": None, "chat": False,
+            "prompt": "{prompt}", "response": placeholder(str), "chat": False,
             "fractions": {"train": 0.9, "validation": 0.05, "test": 0.05},  # of groups, not of rows
             "salt": "peftjax",
             "length": 256,  # tokens of a packed row; longer records are cut on the left of their prompt
@@ -62,9 +67,9 @@ def default_config() -> ConfigDict:
         },
         "eval": {
             "every": 0,  # steps; 0 is before and after training only
-            "before": True, "metrics": ["exact_match"], "batch_size": 8,
+            "before": True, "metrics": ("exact_match",), "batch_size": 8,
             "rows": 256,  # held-out rows, of validation at intervals and of test before and after; 0 is all of them
-            "generate": True, "max_new": 64, "generate_batch_size": 64, "samples": 8,
+            "generate": True, "max_new": 64, "generate_batch_size": 64,
             "general": {"name": "general", "options": {}, "rows": 24, "length": 256},  # text for forgetting; name "" is none
         },
         "checkpoint": {"every": 50, "keep_newest": 2, "keep_every": 0, "best": True},
@@ -99,8 +104,12 @@ def check(config: ConfigDict) -> None:
         raise ValueError("config.data.name is empty; name a built-in set or the path of a JSONL file")
     if not config.peft:
         raise ValueError("config.peft is empty: nothing would be trained; set it to methods(lora(...)) or the like")
+    config.peft = [method if isinstance(method, ConfigDict) else methods(method)[0] for method in config.peft]
     for method in config.peft:
         from_data(method.to_dict())
+    for metric in config.eval.metrics:
+        if metric not in METRICS:
+            raise ValueError(f"config.eval.metrics has {metric!r}{_nearest(metric, METRICS)}; metrics are {', '.join(METRICS)}")
 
 
 def _unknown(config: dict, known: dict, prefix: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Evaluation of a run: loss and perplexity on held-out rows, metrics on generated text, forgetting on general text.
 
 Forgetting is the change of the loss (mean nats a token) on the same general text, against the base without adapters: exactly 0 for the
-untouched base, as both are computed by one compiled program from equal weights.
+untouched base, which is what the evaluation before training measures.
 """
 
 import dataclasses
@@ -111,7 +111,10 @@ class Evaluator:
     def _generated(self, split: str, trainable: Any, frozen: Any, rows: RowLosses) -> dict:
         held = self.held[split]
         items = [{"id": r.id, "nll": float(n), "tokens": int(t)} for r, n, t in zip(held.records, rows.nll, rows.tokens, strict=True)]
-        if not self.options.generate or not all(held.texts):  # plain text has no prompt to answer
+        unasked = sum(not text for text in held.texts)
+        if self.options.generate and unasked:
+            self.say(f"no answers are generated: {unasked} of {len(held.texts)} rows of {split} have no prompt")
+        if not self.options.generate or unasked:
             return {"predictions": items}
         texts = self.predictions(split, trainable, frozen)
         references = [(record.response, record.extra.get("aliases", ())) for record in held.records]

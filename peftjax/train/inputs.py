@@ -9,7 +9,7 @@ from absl import logging
 
 from peftjax.data.batches import Batches
 from peftjax.data.records import Record, content_hash
-from peftjax.data.sources import load_records
+from peftjax.data.sources import DATASETS, load_records
 from peftjax.data.splits import refuse_overlap, split_records
 from peftjax.data.store import store
 from peftjax.data.template import Template
@@ -58,7 +58,7 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1)) -> I
         ValueError: an empty training split, records on both sides of a split, broken rows.
     """
     data, options = config.data, config.data.options.to_dict()
-    if data.name.endswith((".jsonl", ".json")):
+    if data.name not in DATASETS:
         options["on_bad_row"] = data.on_bad_row
     records, report = load_records(data.name, **options)
     splits = {name: rows for name, rows in split_records(records, data.fractions.to_dict(), salt=data.salt).items() if rows}
@@ -83,6 +83,8 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1)) -> I
         held["general"] = _held(_pick(text, general.rows), tokenizer, Template(), general.length)
     counts = {name: {"records": len(rows), "groups": len({r.group for r in rows})} for name, rows in splits.items()}
     counts["train"] |= train.report
+    for name, rows in held.items():
+        counts[name] = counts.get(name, {}) | {f"held {what}": count for what, count in rows.tokens.report.items()}
     batches = Batches(train, config.train.batch_size, data.length, config.train.seed, pack=data.pack,
                       process_index=process[0], process_count=process[1])
     return Inputs(batches, held, {"splits": counts, "source": report}, fingerprint)

@@ -1,6 +1,7 @@
 """A run from its config to its report. The work directory is the run: the same command starts it, resumes it or finds it done."""
 
 import contextlib
+import dataclasses
 import math
 import statistics
 import sys
@@ -16,7 +17,6 @@ from peftjax.interop.base import load_base
 from peftjax.nn.tree import flatten, unflatten_like
 from peftjax.peft.attach import detach
 from peftjax.peft.partition import nothing, size
-from peftjax.peft.table import table, totals
 from peftjax.train.checkpoint import Checkpoints
 from peftjax.train.config import check, plain
 from peftjax.train.evaluate import Evaluator
@@ -49,9 +49,11 @@ def run(config: Any, workdir: str | Path | None = None, *, name: str = "run", st
     """
     started = time.time() if started is None else started
     check(config)
-    folder = WorkDir(workdir or default_workdir(name, config), config)
+    folder = WorkDir(workdir or default_workdir(name, config), config, main=jax.process_index() == 0)
     with contextlib.closing(folder):
         if folder.done:
+            if not (folder.path / "report.md").exists():  # killed between the result and its report
+                write_report(folder.path)
             print(f"{folder.path} is done: see {folder.path / 'report.md'}")
             return folder.path
         _run(config, folder, started)
@@ -70,7 +72,9 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
     inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()))
     say(f"data {config.data.name}: {inputs.report['splits']}, {inputs.train.steps_per_epoch} steps an epoch")
     prepared = prepare_model(config, base, mesh)
-    say(table(prepared.params, prepared.state.trainable))
+    base_size = size(base.params)
+    base = dataclasses.replace(base, params=None)  # the frozen tree holds them now
+    say(prepared.table)
 
     # ---- the state: 1. the newest complete checkpoint of this run, 2. from scratch ------------------------------------
     with Checkpoints(
@@ -78,13 +82,13 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
         keep_every=config.checkpoint.keep_every or None, best="min" if config.checkpoint.best else None,
     ) as checkpoints:
         state, resumed = restored(checkpoints, prepared)
+        prepared = dataclasses.replace(prepared, state=None)  # used up by the first step, or not needed
         if resumed is not None:
             say(f"resumed at step {resumed}")
 
         # ---- compile, evaluate, train ------------------------------------------------------------------------------
         step, place = compile_step(config, prepared, mesh)
-        first = place(inputs.train.at(int(state.step)))
-        check_reads(prepared.model, state, prepared.frozen, first)
+        check_reads(prepared.model, state, prepared.frozen, inputs.train.at(0))
         evaluator = Evaluator(
             prepared.model, base.tokenizer, config.eval, inputs.held, config.data.length, notice if main else lambda _: None
         )
@@ -93,10 +97,10 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
 
     # ---- the result ------------------------------------------------------------------------------------------------
     if main:
-        result = loop.result(base, state)
+        result = loop.result(base, base_size, state)
         write_result(folder.path, result)
         report = write_report(folder.path)
-        say(totals(prepared.params, state.trainable))
+        say(prepared.totals)
         say(summary(result))
         say(f"report: {report}")
 
@@ -154,7 +158,8 @@ class Loop:
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(MetricsLog(self.folder.path, resumed, enabled=self.main, tensorboard=self.config.log.tensorboard))
             if self.config.eval.before and not self.evaluations:
-                self.evaluate(0, "test", state, log)
+                base = detach(self.prepared.frozen)
+                self.evaluate(0, "test", nothing(base), base, log)
             batches = stack.enter_context(prefetch(lambda: (self.inputs.train.at(s) for s in range(done, total))))
             progress = stack.enter_context(Progress(total, done, enabled=self.main))
             for number, batch in zip(range(done + 1, total + 1), batches, strict=False):
@@ -168,14 +173,16 @@ class Loop:
                 score = None
                 every = self.config.eval.every
                 if number == total or (every and number % every == 0):
-                    score = self.evaluate(number, "test" if number == total else "validation", state, log).get("loss", math.inf)
+                    score = self.evaluate(
+                        number, "test" if number == total else "validation", state.trainable, self.prepared.frozen, log
+                    ).get("loss", math.inf)
                 if score is not None or number % self.config.checkpoint.every == 0:  # an evaluated state is kept, it may be the best
                     self.checkpoints.save(number, state_arrays(state), score)
                 if score is not None:
                     progress.restart_clock()
         if not self.evaluations or self.evaluations[-1]["step"] != total:  # stopped between the last checkpoint and its evaluation
             with MetricsLog(self.folder.path, total, enabled=self.main, tensorboard=False) as log:
-                self.evaluate(total, "test", state, log)
+                self.evaluate(total, "test", state.trainable, self.prepared.frozen, log)
         return state
 
     def count(self, number: int, batch: Any, metrics: dict, seconds: float) -> None:
@@ -191,13 +198,13 @@ class Loop:
         self.step_s.append(seconds)
         self.step_tokens.append(int(np.count_nonzero(batch.segments)) * jax.process_count())
 
-    def evaluate(self, number: int, split: str, state: TrainState, log: MetricsLog) -> dict:
-        """One evaluation, stored and logged."""
+    def evaluate(self, number: int, split: str, trainable: Any, frozen: Any, log: MetricsLog) -> dict:
+        """One evaluation, stored and logged. The one before training, numbered 0, is of the base without adapters."""
         begin = time.time()
         base_loss = next((e["general_loss"] for e in self.evaluations if e["step"] == 0 and "general_loss" in e), None)
         if base_loss is None and number > 0 and "general" in self.inputs.held:
             base_loss = self.untouched_general_loss()
-        found = self.evaluator.run(number, split, state.trainable, self.prepared.frozen, base_loss)
+        found = self.evaluator.run(number, split, trainable, frozen, base_loss)
         self.evaluations.append(found)
         if self.main:
             self.folder.write_evaluation(found)
@@ -213,10 +220,10 @@ class Loop:
         base = detach(self.prepared.frozen)
         return self.evaluator.row_losses("general", nothing(base), base).summary()["loss"]
 
-    def result(self, base: Any, state: TrainState) -> dict:
+    def result(self, base: Any, base_size: tuple[int, int], state: TrainState) -> dict:
         """Everything about the run as plain data: the content of result.json."""
         count, held_bytes = size(state.trainable)
-        base_count, base_bytes = size(base.params)
+        base_count, base_bytes = base_size
         before = next((e for e in self.evaluations if e["step"] == 0), None)
         median = statistics.median(self.step_s) if self.step_s else None
         return {

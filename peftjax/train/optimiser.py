@@ -39,6 +39,9 @@ CORES = {
 }
 
 
+WITHOUT_DECAY = ("adam", "sgd")
+
+
 def make_optimiser(options: Any, steps: int, trainable: Any, roles: Any) -> optax.GradientTransformation:
     """The optimiser of `config.optimizer` for a trainable tree; `roles` is `peftjax.peft.roles.roles` of the whole tree.
 
@@ -47,6 +50,8 @@ def make_optimiser(options: Any, steps: int, trainable: Any, roles: Any) -> opta
     """
     if options.name not in CORES:
         raise ValueError(f"config.optimizer.name is {options.name!r}; it may be {', '.join(CORES)}")
+    if options.weight_decay and options.name in WITHOUT_DECAY:
+        raise ValueError(f"config.optimizer.weight_decay is {options.weight_decay}, and {options.name} has none; adamw, lion and lamb have")
     roles = jax.tree.map(lambda leaf, role: None if leaf is None else role, trainable, roles, is_leaf=lambda leaf: leaf is None)
     decays = jax.tree.map(lambda role: role != "vector", roles)
     parts = [optax.clip_by_global_norm(options.clip)] if options.clip else []

@@ -1,6 +1,7 @@
 """A base with methods on it, ready to train: load, cut, attach, place on the mesh, partition."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from peftjax.peft.checks import require_read
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.roles import roles
 from peftjax.peft.spec import from_data
+from peftjax.peft.table import table, totals
 from peftjax.train.loss import token_losses
 from peftjax.train.optimiser import make_optimiser
 from peftjax.train.sharding import replicated, shardings, state_shardings
@@ -22,15 +24,39 @@ from peftjax.train.step import TrainState, new_state
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What the loop needs: model, whole parameters, their two halves, the optimiser and the state before the first step."""
+    """What the loop needs.
+
+    Attributes:
+        model: the decoder.
+        frozen: what is not trained, placed on the mesh.
+        optimiser: of the trainables.
+        state: the state before the first step.
+        state_shardings: where its leaves live.
+        dropout: whether any method drops anything.
+        table: the start-up table, `totals` its last line.
+    """
 
     model: Decoder
-    params: Any
     frozen: Any
     optimiser: Any
     state: TrainState
     state_shardings: Any
     dropout: bool
+    table: str
+    totals: str
+
+
+def segments_of(option: str, methods: list, layers: int) -> tuple[int, ...]:
+    """Segment lengths for `config.model.segments`: what the methods' layers ask for with "auto", else numbers, as in "10,20".
+
+    Raises:
+        ValueError: text that is neither.
+    """
+    if option == "auto":
+        return cut_points(methods, layers)
+    if not re.fullmatch(r"[\s(]*\d+(\s*,\s*\d+)*[\s,)]*", option):
+        raise ValueError(f"config.model.segments is {option!r}; it may be auto, or lengths that add up to {layers} layers, as in '10,20'")
+    return tuple(int(number) for number in re.findall(r"\d+", option))
 
 
 def prepare_model(config: Any, base: Base, mesh: Mesh) -> Prepared:
@@ -40,7 +66,7 @@ def prepare_model(config: Any, base: Base, mesh: Mesh) -> Prepared:
         ValueError: a rule that matches nothing, or a method that the cut stack cannot hold.
     """
     methods = [from_data(method.to_dict()) for method in config.peft]
-    segments = cut_points(methods, base.config.layers) if config.model.segments == "auto" else tuple(config.model.segments)
+    segments = segments_of(config.model.segments, methods, base.config.layers)
     key = jax.random.key(config.train.seed)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.fold_in(key, 0))
     placed = shardings(params, mesh)
@@ -53,7 +79,10 @@ def prepare_model(config: Any, base: Base, mesh: Mesh) -> Prepared:
     run_key = jax.device_put(jax.random.fold_in(key, 1), replicated(mesh))
     state = jax.jit(lambda t, k: new_state(t, optimiser, k), out_shardings=where)(trainable, run_key)
     dropout = any(getattr(method, "dropout", 0) for method in methods)
-    return Prepared(make_model(base.config, config.model, segments), params, frozen, optimiser, state, where, dropout)
+    return Prepared(
+        make_model(base.config, config.model, segments), frozen, optimiser, state, where, dropout, table(params, trainable),
+        totals(params, trainable),
+    )
 
 
 def check_reads(model: Decoder, state: TrainState, frozen: Any, batch: Any) -> None:

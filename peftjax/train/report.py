@@ -80,8 +80,8 @@ def _method(method: Mapping | str) -> str:
     """`lora(rank=8, alpha=16)`: a method with what was set."""
     if isinstance(method, str):
         return method
-    fields = {key: value for key, value in method.items() if key != "name" and value not in (None, "", [], {}, ())}
-    return f"{method.get('name', 'method')}({', '.join(f'{key}={value}' for key, value in fields.items())})"
+    fields = {key: value for key, value in method.items() if key not in ("name", "method") and value not in (None, "", [], {}, ())}
+    return f"{method.get('method', 'method')}({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
 
 def _metrics(evaluations: Sequence[Mapping]) -> str:
@@ -97,6 +97,8 @@ def _metrics(evaluations: Sequence[Mapping]) -> str:
     single = [name for name in dict.fromkeys([*LOSSES, *before, *after]) if name not in ("step", "split", "metrics")]
     for name in single:
         pair = [evaluation.get(name) for evaluation in (before, after)]
+        if any(isinstance(value, str) for value in pair):  # what was measured, not a measurement
+            continue
         if pair != [None, None]:
             change = f"{float(pair[1]) - float(pair[0]):+.4g}" if None not in pair else ""
             label = LOSSES.get(name, name.replace("_", " "))
@@ -149,7 +151,7 @@ def _mark(exact: float | None) -> str:
 def _costs(result: Mapping) -> str:
     """Time and memory."""
     labels = {
-        "start_to_first_step_s": ("start to first step", "s"), "train_s": ("training", "s"),
+        "start_to_first_step_s": ("start to first step, evaluation apart", "s"), "train_s": ("training, last process", "s"),
         "step_s_median": ("one step, median", "s"), "tokens_per_s": ("speed", "tokens/s"),
     }
     rows = []

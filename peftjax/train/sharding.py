@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from peftjax.nn.kernels import Entry, Kernel
+from peftjax.nn.kernels import Entry, Kernel, Tied
 from peftjax.nn.tree import place
 from peftjax.peft.lora import LoRA
 from peftjax.peft.parts import Trained
@@ -49,6 +49,8 @@ def shardings(params: Any, mesh: Mesh, rules=RULES) -> Any:
 def _shard(value: Any, mesh: Mesh, rules, path: str) -> Any:
     if isinstance(value, dict):
         return {name: _shard(child, mesh, rules, f"{path}/{name}" if path else name) for name, child in value.items()}
+    if isinstance(value, Tied):  # it reads the embedding, and lies where that lies
+        return dataclasses.replace(value, base=_shard(value.base, mesh, rules, "embed/embedding"))
     if isinstance(value, Kernel | Entry):
         placed = {}
         for field in value.array_fields:
@@ -96,13 +98,18 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def state_shardings(state: Any, trainable_shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of a train state: copies of the trainables inside the optimiser go where the trainables go, all else is replicated."""
-    structure = jax.tree.structure(trainable_shardings)
+    """Shardings of a train state (abstract): leaves in the form of the trainables go where those go, all else is replicated."""
+    structure, trained = jax.tree.structure(trainable_shardings), state.trainable
 
     def is_copy(value: Any) -> bool:
         return jax.tree.structure(value) == structure
 
+    def like(leaf: Any, of: Any, where: NamedSharding) -> NamedSharding:
+        return where if leaf.shape == of.shape else replicated(mesh)  # factored moments have other shapes
+
     def shard(value: Any) -> Any:
-        return trainable_shardings if is_copy(value) else jax.tree.map(lambda _: replicated(mesh), value)
+        if is_copy(value):
+            return jax.tree.map(like, value, trained, trainable_shardings)
+        return jax.tree.map(lambda _: replicated(mesh), value)
 
     return jax.tree.map(shard, state, is_leaf=is_copy)

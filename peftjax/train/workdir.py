@@ -26,15 +26,18 @@ def default_workdir(name: str, config: Any) -> Path:
 
 
 class WorkDir:
-    """Claims a folder for one process at a time, and for one config.
+    """Claims a folder for one run at a time, and for one config. Of a run on several hosts, the `main` process claims it for all.
 
     Raises:
         ValueError: the folder holds a run of another config, with the differences.
         RuntimeError: another process is at work in it.
     """
 
-    def __init__(self, path: str | Path, config: Any):
+    def __init__(self, path: str | Path, config: Any, main: bool = True):
         self.path = Path(path)
+        self._lock = None
+        if not main:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path / ".lock", "w")
         try:
@@ -61,7 +64,8 @@ class WorkDir:
 
     def close(self) -> None:
         """Lets another process in."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def write_evaluation(self, evaluation: dict) -> None:
         """Stores one evaluation whole."""
