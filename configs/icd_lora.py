@@ -17,6 +17,7 @@ def get_config(variant: str = ""):
     config.data.name = "icd_chapter"
     config.data.length = 128
     config.train.steps = 260
+    config.optimizer.learning_rate = 2e-3
     config.eval.metrics = ("accuracy",)
     config.eval.rows = 384
     config.eval.max_new = 8

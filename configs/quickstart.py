@@ -21,11 +21,11 @@ def get_config(variant: str = ""):
     config.data.prompt = "Command: {prompt}\nJSON:"
     config.data.fractions = {"train": 0.8, "validation": 0.05, "test": 0.15}
     config.data.length = 128
-    config.train.steps = 220
-    config.train.batch_size = 4
+    config.train.steps = 430
+    config.train.batch_size = 2
     config.eval.metrics = ("exact_match", "json_field_f1",)
     config.eval.max_new = 48
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 10
     if variant == "runlocal":
         config.train.steps = 4

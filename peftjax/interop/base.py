@@ -76,7 +76,9 @@ def load_base(uri: str | Path, dtype: str = "float32") -> Base:
         opened, form = gguf.open_gguf(path), "gguf"
         tokenizer = tokenizer_from_metadata(opened.file.metadata, str(path))
     if tokenizer.eos_id is None:
-        raise ValueError(f"{path} does not say which token ends a text: add eos_token to tokenizer_config.json, or eos_token_id to config.json")
+        raise ValueError(
+            f"{path} does not say which token ends a text: add eos_token to tokenizer_config.json, or eos_token_id to config.json"
+        )
     params = load_params(opened.config, opened.family, form, opened.sources, str(path), dtype)
     if tokenizer.vocab_size > opened.config.vocab_size:
         raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding only {opened.config.vocab_size} rows")
@@ -126,7 +128,10 @@ def _from_hub(repository: str, revision: str | None, uri: str) -> Path:
     from huggingface_hub import errors
 
     try:
-        return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_DOUBLES))
+        folder = huggingface_hub.snapshot_download(
+            repository, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_DOUBLES
+        )
+        return Path(folder)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise FileNotFoundError(f"{uri!r} is no path here, and the Hugging Face hub does not know it; {FORMS}") from error
     except errors.LocalEntryNotFoundError as error:

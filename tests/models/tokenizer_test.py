@@ -150,3 +150,15 @@ def test_errors_name_the_nearest():
         Tokenizer(tiny_tokenizer.backend(), {"eos_token": "<|im_stop|>"})
     with pytest.raises(ValueError, match="no chat template"):
         Tokenizer(tiny_tokenizer.backend()).encode_chat([{"role": "user", "content": "Hi"}])
+
+
+def test_a_directory_with_the_bare_necessities_takes_its_end_token_from_the_model(tmp_path):
+    """config.json, weights and tokenizer.json are all that a base must have; eos may be one number or a list."""
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "<unk>": 3}, unk_token="<unk>"))
+    (tmp_path / "tokenizer.json").write_text(backend.to_str())
+    assert Tokenizer.from_directory(tmp_path).eos_id is None
+    (tmp_path / "config.json").write_text('{"eos_token_id": [1, 2], "bos_token_id": 0}')
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "a"}')
+    assert Tokenizer.from_directory(tmp_path).eos_id == 2

@@ -1,5 +1,7 @@
 """Talking to a base and to a run: the same text merged and not, and refusals."""
 
+import io
+
 import pytest
 from tiny_run import tiny_config, write_base
 
@@ -58,6 +60,27 @@ def test_an_adapter_of_another_base_is_refused(trained, tmp_path):
     (copied / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="fingerprint"):
         Speaker.load(str(copied), None)
+
+
+def test_another_tokenizer_is_refused(trained, tmp_path):
+    import json
+    import shutil
+
+    copied, base = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(trained, copied)
+    config = json.loads((copied / "config.json").read_text())
+    shutil.copytree(config["base"]["uri"], base)
+    (base / "tokenizer_config.json").write_text(json.dumps({"bos_token": "</s>", "eos_token": "<s>"}))
+    config["base"]["uri"] = str(base)
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="tokenizer of fingerprint"):
+        Speaker.load(str(copied), None)
+
+
+def test_a_chat_ends_with_its_input(trained, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("paint the cat red\n"))
+    converse(Speaker.load(str(trained), None), None, max_new=2)
+    assert capsys.readouterr().out.count("> ") == 2
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

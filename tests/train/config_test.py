@@ -58,7 +58,35 @@ def test_no_methods_is_refused():
 
 
 def test_default_values_pass():
-    check(good())
+    config = good()
+    before = plain(config)
+    check(config)
+    assert plain(config) == before
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("peft[0].alpha", 16.0), ("peft[0].layers", (0, 1)), ("peft[1].size", 7), ("data.response", "{response}"),
+])
+def test_empty_fields_can_be_set_from_the_command_line(field, value):
+    config = good()
+    config_path.set_value(field, config, value)
+    check(config)
+    assert config_path.get_value(field, config) == value
+    assert config_path.get_type(field, config) in (object, str, int)
+
+
+def test_methods_may_stand_in_a_config_as_they_are():
+    config = good()
+    config.peft = [lora(rank=3)]
+    check(config)
+    assert from_data(plain(config)["peft"][0]) == lora(rank=3)
+
+
+def test_a_wrong_metric_is_refused_before_anything_runs():
+    config = good()
+    config.eval.metrics = ("exact_mach",)
+    with pytest.raises(ValueError, match="did you mean 'exact_match'"):
+        check(config)
 
 
 def test_hash_and_differences_see_every_field():

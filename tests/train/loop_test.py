@@ -11,6 +11,13 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
+from peftjax.interop.base import load_base
+from peftjax.models.decoder import Decoder
+from peftjax.peft import pfeiffer
+from peftjax.peft.partition import nothing
+from peftjax.train.config import methods
+from peftjax.train.evaluate import Evaluator
+from peftjax.train.inputs import prepare
 from peftjax.train.logs import read_metrics
 from peftjax.train.loop import run
 
@@ -95,6 +102,36 @@ def test_forgetting_without_an_evaluation_before_is_against_the_base(finished, t
     result = json.loads((run(config, tmp_path) / "result.json").read_text())
     expected = json.loads((finished / "result.json").read_text())["evaluations"][-1]["forgetting"]
     assert result["evaluations"][-1]["forgetting"] == expected != 0.0
+
+
+def test_pmap_runs_from_config_to_report(finished, tiny, tmp_path):
+    config = tiny_config(tiny)
+    config.train.parallel, config.peft[0].dropout = "pmap", 0.0
+    mapped = json.loads((run(config, tmp_path / "pmap") / "result.json").read_text())["evaluations"]
+    config.train.parallel = "jit"
+    whole = json.loads((run(config, tmp_path / "jit") / "result.json").read_text())["evaluations"]
+    assert [e["loss"] for e in mapped] == pytest.approx([e["loss"] for e in whole], rel=1e-5)
+
+
+def test_a_report_that_was_not_written_is_written(finished, tiny):
+    (finished / "report.md").unlink()
+    run(tiny_config(tiny), finished)
+    assert (finished / "report.md").exists()
+
+
+def test_before_training_the_base_itself_is_measured(tiny, tmp_path):
+    """Also where the adapters do not start as the base."""
+    config = tiny_config(tiny)
+    config.peft = methods(pfeiffer(size=8, init="bert"))
+    config.train.steps = 2
+    first = json.loads((run(config, tmp_path) / "result.json").read_text())["evaluations"][0]
+    base = load_base(config.base.uri)
+    evaluator = Evaluator(
+        Decoder(base.config), base.tokenizer, config.eval, prepare(config, base.tokenizer).held, config.data.length
+    )
+    expected = evaluator.run(0, "test", nothing(base.params), base.params, None)
+    assert first["general_loss"] == pytest.approx(expected["general_loss"], rel=1e-6) and first["forgetting"] == 0.0
+    assert first["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
 
 def command(config: Path, workdir: Path) -> list[str]:

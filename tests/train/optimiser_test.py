@@ -25,6 +25,11 @@ def test_unknown_optimiser_names_the_known_ones():
         build(name="adamx")
 
 
+def test_decay_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="sgd has none"):
+        build(name="sgd", weight_decay=0.1)
+
+
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
 def test_schedule_warms_up_and_ends_where_it_should(name):
     options = default_config().optimizer

@@ -10,7 +10,9 @@ from peftjax.nn.tree import flatten, put
 from peftjax.peft import lora, pfeiffer
 from peftjax.peft.partition import combine, partition
 from peftjax.train.config import default_config, methods
-from peftjax.train.prepare import check_reads, prepare_model
+from peftjax.train.optimiser import CORES
+from peftjax.train.parallel import compile_step
+from peftjax.train.prepare import check_reads, prepare_model, segments_of
 from peftjax.train.sharding import make_mesh
 
 
@@ -54,6 +56,25 @@ def test_bfloat16_computes_and_float32_learns():
     assert narrow.apply({"params": combine(state.trainable, half)}, train_batch().tokens).dtype == jnp.bfloat16
     assert float(metrics["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
     assert float(metrics["grad_norm"]) == pytest.approx(float(exact["grad_norm"]), rel=0.05)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_every_optimiser_is_placed_and_steps(name):
+    config = default_config()
+    config.peft = methods(lora(rank=2))
+    config.train.batch_size, config.optimizer.name = 3, name
+    mesh = make_mesh()
+    found = prepare_model(config, Base("tiny", TINY, base(TINY), None, ""), mesh)
+    step, place = compile_step(config, found, mesh)
+    state, metrics = step(found.state, found.frozen, place(train_batch()))
+    assert int(state.step) == 1 and float(metrics["loss"]) > 0
+
+
+def test_segments_are_read_from_text():
+    assert segments_of("auto", [lora(layers=[2])], 4) == (2, 1, 1)
+    assert segments_of("1, 3", [], 4) == segments_of("(1,3)", [], 4) == (1, 3)
+    with pytest.raises(ValueError, match="auto, or lengths that add up to 4 layers"):
+        segments_of("halves", [], 4)
 
 
 def test_dropout_is_noticed():

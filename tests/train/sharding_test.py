@@ -11,7 +11,7 @@ from peftjax.train.sharding import make_mesh
 
 PROGRAM = """
 import jax
-from tiny import TINY, base
+from tiny import TIED, TINY, base
 from peftjax.models.decoder import cut
 from peftjax.nn.tree import flatten
 from peftjax.peft import attach, head_only, houlsby, lora
@@ -28,6 +28,8 @@ expected = {
 }
 for path, spec in expected.items():
     assert specs[path] == spec, (path, specs[path], spec)
+head = shardings(attach(base(TIED), [lora(rank=2, targets="lm_head")], jax.random.key(0)), mesh)["head"]["kernel"]
+assert tuple(head.base.base.spec) == ("model", None) and tuple(head.b.spec) == (None, "model"), head
 placed = jax.device_put(params, shardings(params, mesh))
 for path, leaf in flatten(placed).items():
     assert leaf.is_fully_addressable and (leaf == flatten(params)[path]).all(), path
