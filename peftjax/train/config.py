@@ -83,6 +83,7 @@ def check(config: ConfigDict) -> None:
     Raises:
         ValueError: names the field, what it is and what it may be.
     """
+    config.peft = [method if isinstance(method, ConfigDict) else methods(method)[0] for method in config.peft]
     unknown = _unknown(config.to_dict(), default_config().to_dict(), "")
     if unknown:
         raise ValueError("; ".join(unknown))
@@ -104,7 +105,6 @@ def check(config: ConfigDict) -> None:
         raise ValueError("config.data.name is empty; name a built-in set or the path of a JSONL file")
     if not config.peft:
         raise ValueError("config.peft is empty: nothing would be trained; set it to methods(lora(...)) or the like")
-    config.peft = [method if isinstance(method, ConfigDict) else methods(method)[0] for method in config.peft]
     for method in config.peft:
         from_data(method.to_dict())
     for metric in config.eval.metrics:

@@ -84,6 +84,10 @@ def _method(method: Mapping | str) -> str:
     return f"{method.get('method', 'method')}({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
 
+# Of an evaluation: when and of what it is, and what has rows of its own.
+NOT_MEASURED = ("step", "split", "losses_of", "metrics", "predictions")
+
+
 def _metrics(evaluations: Sequence[Mapping]) -> str:
     """The first evaluation (before training, unless the run left that out) against the last, with intervals."""
     if not evaluations:
@@ -94,11 +98,9 @@ def _metrics(evaluations: Sequence[Mapping]) -> str:
         pair = [(evaluation.get("metrics") or {}).get(name) for evaluation in (before, after)]
         change = f"{100 * (float(pair[1]['mean']) - float(pair[0]['mean'])):+.1f}" if all(pair) else ""
         rows.append([name.replace("_", " ") + " (%)", *map(_interval, pair), change, (pair[1] or pair[0])["n"]])
-    single = [name for name in dict.fromkeys([*LOSSES, *before, *after]) if name not in ("step", "split", "metrics")]
+    single = [name for name in dict.fromkeys([*LOSSES, *before, *after]) if name not in NOT_MEASURED]
     for name in single:
         pair = [evaluation.get(name) for evaluation in (before, after)]
-        if any(isinstance(value, str) for value in pair):  # what was measured, not a measurement
-            continue
         if pair != [None, None]:
             change = f"{float(pair[1]) - float(pair[0]):+.4g}" if None not in pair else ""
             label = LOSSES.get(name, name.replace("_", " "))

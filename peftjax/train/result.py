@@ -5,7 +5,7 @@
       "versions": {"jax": "0.10.2", ...},                peftjax.train.versions
       "base": {"uri", "fingerprint", "parameters", "bytes"},
       "tokenizer": {"fingerprint"},
-      "methods": [{"name": "lora", "rank": 8, ...}],
+      "methods": [{"method": "lora", "rank": 8, ...}],
       "trainable": {"parameters", "bytes"},
       "data": {"name", "counts": {"train": 4000, ...}, "content_hash"},            counts may be nested
       "evaluations": [{"step": 0, "split": "test", "loss": nats a token, "perplexity",

