@@ -27,3 +27,10 @@ def test_configs_are_equal_by_value_and_hashable():
 def test_the_size_of_smollm2_is_that_of_its_checkpoint():
     leaves = jax.tree.leaves(abstract_params(SMOL))
     assert sum(leaf.size for leaf in leaves) == 134_515_008
+
+
+def test_an_activation_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match="'sliu' is none of silu"):
+        dataclasses.replace(TINY, activation="sliu")
+    with pytest.raises(ValueError, match="0 layers"):
+        dataclasses.replace(TINY, layers=0)

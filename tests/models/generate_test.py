@@ -96,7 +96,10 @@ def test_an_empty_prompt_is_refused():
 class Letters:
     """A tokenizer of small letters."""
 
-    eos_id, pad_id, vocab_size = NO_EOS, 0, TINY.vocab_size
+    eos_id, pad_id, vocab_size, bos_id = NO_EOS, 0, TINY.vocab_size, 4
+
+    def __init__(self, bos_first=False):
+        self.bos_first = bos_first
 
     def encode_batch(self, texts):
         return [[ord(letter) - ord("a") for letter in text] for text in texts]
@@ -108,3 +111,10 @@ class Letters:
 def test_texts_go_through_the_tokenizer():
     texts = ["".join(chr(ord("a") + token) for token in prompt) for prompt in PROMPTS]
     assert generate(MODEL, base(), texts, Letters(), max_new=NEW) == [" ".join(map(str, ids)) for ids in GREEDY]
+    begun = generate_ids(MODEL, base(), [[4, *prompt] for prompt in PROMPTS], NO_EOS, max_new=NEW, vocab=TINY.vocab_size)
+    assert generate(MODEL, base(), texts, Letters(bos_first=True), max_new=NEW) == [" ".join(map(str, ids)) for ids in begun]
+
+
+def test_no_token_at_all_is_refused():
+    with pytest.raises(ValueError, match="max_new is 0"):
+        generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=0)

@@ -111,3 +111,9 @@ def test_a_base_cut_there_takes_them(methods):
     params = attach(base(TINY, segments), methods, KEY)
     assert logits(params, segments=segments).shape == (3, 5, 40)
     assert all(isinstance(leaf, jnp.ndarray) for leaf in flatten(params).values())
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "über mich", ".hidden"])
+def test_a_name_that_would_break_a_path_is_refused(name):
+    with pytest.raises(ValueError, match="an adapter cannot be called"):
+        attach(base(), [lora(rank=2, name=name)], jax.random.key(0))
