@@ -7,7 +7,7 @@ and test differ in whole three-character categories. Metric: accuracy of the gre
 """
 
 from peftjax.peft import lora
-from peftjax.train.config import default_config, methods
+from peftjax.train.config import default_config, methods, with_variant
 
 
 def get_config(variant: str = ""):
@@ -21,11 +21,4 @@ def get_config(variant: str = ""):
     config.eval.metrics = ("accuracy",)
     config.eval.rows = 384
     config.eval.max_new = 8
-    if variant == "runlocal":
-        config.train.steps = 4
-        config.checkpoint.every = 2
-        config.eval.rows = 16
-        config.eval.general.rows = 2
-    elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
-    return config
+    return with_variant(config, variant)

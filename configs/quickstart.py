@@ -9,7 +9,7 @@ LoRA (2106.09685, 2021), rank 16, 4,884,480 trainable parameters.
 """
 
 from peftjax.peft import lora
-from peftjax.train.config import default_config, methods
+from peftjax.train.config import default_config, methods, with_variant
 
 
 def get_config(variant: str = ""):
@@ -27,11 +27,4 @@ def get_config(variant: str = ""):
     config.eval.max_new = 48
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 10
-    if variant == "runlocal":
-        config.train.steps = 4
-        config.checkpoint.every = 2
-        config.eval.rows = 16
-        config.eval.general.rows = 2
-    elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
-    return config
+    return with_variant(config, variant)

@@ -38,6 +38,20 @@ def methods(*specifications: Any) -> list[ConfigDict]:
     ]
 
 
+def with_variant(config: ConfigDict, variant: str) -> ConfigDict:
+    """The config itself, or with "runlocal" four steps of it with small evaluations, to see that everything works.
+
+    Raises:
+        ValueError: any other variant.
+    """
+    if variant == "runlocal":
+        config.train.steps, config.checkpoint.every = 4, 2
+        config.eval.rows, config.eval.general.rows = 16, 2
+    elif variant:
+        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    return config
+
+
 def from_file(path: str | Path, variant: str = "") -> ConfigDict:
     """The config of another file, to be changed: `from_file(Path(__file__).with_name("quickstart.py"), variant)`."""
     return runpy.run_path(str(path))["get_config"](variant)
