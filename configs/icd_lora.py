@@ -4,6 +4,8 @@
 
 Base and method as in configs/quickstart.py. Data: descriptions and inclusion terms of ICD-10-CM (PyPI simple-icd-10-cm); train, validation
 and test differ in whole three-character categories. Metric: accuracy of the greedy answer.
+Measured on 2 CPU cores, one seed: from 0.0 % to 75.3 % [70.7, 79.3] on 384 held-out rows (naive Bayes: 68 %), forgetting +0.53 nats; 1069 s
+of training while other jobs shared the machine.
 """
 
 from peftjax.peft import lora

@@ -55,7 +55,7 @@ def test_gradients_agree_between_layouts():
 
 
 def test_an_unknown_remat_is_refused():
-    with pytest.raises(ValueError, match="remat is 'blocks'; it may be none, attention, block"):
+    with pytest.raises(ValueError, match="remat is 'blocks'; it may be none, attention, dots, block"):
         logits(base(), remat="blocks")
 
 
