@@ -15,7 +15,7 @@ from peftjax.nn.tree import flatten, get, put
 FOUR = dataclasses.replace(TINY, layers=4)
 
 
-@pytest.mark.parametrize("options", [{"unroll": True}, {"remat": "attention"}, {"remat": "block"}])
+@pytest.mark.parametrize("options", [{"unroll": True}, {"remat": "attention"}, {"remat": "dots"}, {"remat": "block"}])
 def test_layouts_of_one_stack_agree(options):
     np.testing.assert_allclose(logits(base(), **options), logits(base()), rtol=1e-5, atol=1e-5)
 
@@ -48,7 +48,7 @@ def test_gradients_agree_between_layouts():
         return jnp.sum(jnp.square(Decoder(TINY, **options).apply({"params": params}, tokens())))
 
     want = flatten(jax.jit(jax.grad(loss))(base()))
-    for options in ({"unroll": True}, {"remat": "attention"}, {"remat": "block"}):
+    for options in ({"unroll": True}, {"remat": "attention"}, {"remat": "dots"}, {"remat": "block"}):
         got = flatten(jax.jit(lambda params, o=options: jax.grad(lambda p: loss(p, **o))(params))(base()))
         for path in want:
             np.testing.assert_allclose(got[path], want[path], rtol=2e-3, atol=2e-4, err_msg=f"{options} {path}")
