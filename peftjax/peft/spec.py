@@ -4,10 +4,10 @@
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from peftjax.hints import did_you_mean
 from peftjax.peft.bottleneck import bottleneck
 from peftjax.peft.lora import lora
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
@@ -37,12 +37,12 @@ def from_data(data: Mapping[str, Any]) -> Any:
     data = dict(data)
     name = data.pop("method", None)
     if name not in METHODS:
-        raise ValueError(f"no method is called {name!r}{_nearest(str(name), METHODS)}; methods are {', '.join(METHODS)}")
+        raise ValueError(f"no method is called {name!r}{did_you_mean(str(name), METHODS)}; methods are {', '.join(METHODS)}")
     method = METHODS[name]
     fields = {field.name: field for field in dataclasses.fields(method)}
     for field in data:
         if field not in fields:
-            raise ValueError(f"{name} has no field {field!r}{_nearest(field, fields)}; fields are {', '.join(fields)}")
+            raise ValueError(f"{name} has no field {field!r}{did_you_mean(field, fields)}; fields are {', '.join(fields)}")
     return method(**{field: _from_plain(field, value) for field, value in data.items()})
 
 
@@ -50,8 +50,3 @@ def _from_plain(field: str, value: Any) -> Any:
     if field.endswith("_pattern"):
         return dict(tuple(pair) for pair in (value.items() if isinstance(value, Mapping) else value))
     return tuple(value) if isinstance(value, list | tuple) else value
-
-
-def _nearest(name: str, known) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

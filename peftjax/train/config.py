@@ -11,7 +11,6 @@ A config file builds on it and says what it changes:
 Fields are overridden on the command line: `--config.train.steps=50 --config.peft[0].rank=4`.
 """
 
-import difflib
 import hashlib
 import json
 import runpy
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from peftjax.evals.metrics import METRICS
+from peftjax.hints import did_you_mean
 from peftjax.peft.spec import from_data, to_data
 
 SMOLLM2 = (
@@ -109,7 +109,7 @@ def check(config: ConfigDict) -> None:
     flat = flat_config(config)
     for field, allowed in choices.items():
         if flat[field] not in allowed:
-            raise ValueError(f"config.{field} is {flat[field]!r}; it may be {', '.join(allowed)}{_nearest(str(flat[field]), allowed)}")
+            raise ValueError(f"config.{field} is {flat[field]!r}; it may be {', '.join(allowed)}{did_you_mean(str(flat[field]), allowed)}")
     for field in ("train.steps", "train.batch_size", "train.accumulate", "data.length", "eval.batch_size", "checkpoint.every", "log.every"):
         if flat[field] < 1:
             raise ValueError(f"config.{field} is {flat[field]}; it must be at least 1")
@@ -123,22 +123,18 @@ def check(config: ConfigDict) -> None:
         from_data(method.to_dict())
     for metric in config.eval.metrics:
         if metric not in METRICS:
-            raise ValueError(f"config.eval.metrics has {metric!r}{_nearest(metric, METRICS)}; metrics are {', '.join(METRICS)}")
+            raise ValueError(f"config.eval.metrics has {metric!r}{did_you_mean(metric, METRICS)}; metrics are {', '.join(METRICS)}")
 
 
 def _unknown(config: dict, known: dict, prefix: str) -> list[str]:
     errors = []
     for name, value in config.items():
         if name not in known:
-            errors.append(f"config.{prefix}{name} is not a field{_nearest(name, known)}")
+            errors.append(f"config.{prefix}{name} is not a field{did_you_mean(name, known)}")
         elif isinstance(value, dict) and name not in ("options", "fractions"):
             errors += _unknown(value, known[name], f"{prefix}{name}.")
     return errors
 
-
-def _nearest(name: str, known) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -68,11 +68,11 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
     # ---- the base, the data, the methods -----------------------------------------------------------------------------
     mesh = make_mesh(config.train.mesh.data, config.train.mesh.model)
     base = load_base(config.base.uri, dtype=precision(config.base.dtype).name)
-    say(f"base {base.uri}: {size(base.params)[0]:,} parameters, loaded at {time.time() - started:.1f} s")
+    base_size = size(base.params)
+    say(f"base {base.uri}: {base_size[0]:,} parameters, loaded at {time.time() - started:.1f} s")
     inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()))
     say(f"data {config.data.name}: {inputs.report['splits']}, {inputs.train.steps_per_epoch} steps an epoch")
     prepared = prepare_model(config, base, mesh)
-    base_size = size(base.params)
     base = dataclasses.replace(base, params=None)  # the frozen tree holds them now
     say(prepared.table)
 
