@@ -43,8 +43,8 @@ def write_llama_gguf(path: Path, folder: Path, interleave: bool = True, kind: st
     for weight in opened.family.present(config):
         for theirs, name in zip(weight.names("hf", config), weight.names("gguf", config), strict=True):
             value = np.array(opened.sources[theirs].read(slice(None)), np.float32)
-            if weight.rotary and interleave:
-                value = permute(value, getattr(config, weight.rotary))
+            if weight.gguf.rotary and interleave:
+                value = permute(value, getattr(config, weight.gguf.rotary))
             block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
             used = gguf.GGMLQuantizationType[kind if value.ndim == 2 and value.shape[-1] % block == 0 else "F32"]
             writer.add_tensor(name, gguf.quantize(value, used), raw_dtype=used)

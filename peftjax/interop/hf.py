@@ -10,14 +10,14 @@ with both. Settings that would change the computation and are not implemented ar
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from peftjax.files import replacing
-from peftjax.interop.families import Family, family_for, family_named
+from peftjax.interop.families import Family, Weight, family_for, family_named
 from peftjax.interop.safetensors_file import open_safetensors
 from peftjax.interop.weights import Source
 from peftjax.models.config import DecoderConfig
@@ -116,7 +116,7 @@ def write_directory(
     index = {}
     for number, names in enumerate(shards, 1):
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_safetensors(folder / file, {name: _layer(flat, weight, layer) for name, (weight, layer) in names.items()})
+        _write_safetensors(folder / file, {name: _tensor(flat, *which) for name, which in names.items()})
         index |= dict.fromkeys(names, file)
     if len(shards) == 1:
         (folder / INDEX).unlink(missing_ok=True)  # of an earlier export: it would be read first
@@ -221,23 +221,35 @@ def _check_tree(config: DecoderConfig, family: Family, flat: Mapping[str, Any]) 
 
 
 def _shards(config: DecoderConfig, family: Family, limit: int) -> Iterator[dict[str, tuple]]:
-    """Names with (weight, layer), cut so that each part has at most `limit` elements or one tensor."""
+    """Names with (weights, layer), cut so that each part has at most `limit` elements or one tensor."""
     part, elements = {}, 0
-    for weight in family.present(config):
-        size = int(np.prod(weight.sizes(config)))
-        for layer, name in enumerate(weight.names("hf", config)):
+    for weights in _fused(config, family):
+        size = int(np.prod(weights[0].stored_sizes("hf", config)))
+        for layer, name in enumerate(weights[0].names("hf", config)):
             if part and elements + size > limit:
                 yield part
                 part, elements = {}, 0
-            part[name] = (weight, layer)
+            part[name] = (weights, layer)
             elements += size
     yield part
 
 
-def _layer(flat: Mapping[str, Any], weight, layer: int) -> np.ndarray:
-    leaf = flat[weight.path]
-    value = np.asarray(leaf[layer] if weight.stacked else leaf)
-    return np.ascontiguousarray(value.T if weight.transpose else value)
+def _fused(config: DecoderConfig, family: Family) -> list[list[Weight]]:
+    """The weights of a model; those that are parts of one tensor together, in the order of the parts."""
+    together = {}
+    for weight in family.present(config):
+        if weight.hf is None:
+            raise ValueError(f"the Hugging Face layout of {family.name} has no place for {weight.path}")
+        together.setdefault(weight.hf.name, []).append(weight)
+    return [sorted(weights, key=lambda weight: weight.hf.part or (0,)) for weights in together.values()]
+
+
+def _tensor(flat: Mapping[str, Any], weights: Sequence[Weight], layer: int) -> np.ndarray:
+    """One tensor as the layout has it: turned, and with its parts joined along the output axis."""
+    leaves = [flat[weight.path][layer] if weight.stacked else flat[weight.path] for weight in weights]
+    stored = weights[0].hf
+    value = np.concatenate([np.asarray(leaf) for leaf in leaves], axis=-1) if stored.part else np.asarray(leaves[0])
+    return np.ascontiguousarray(value.T if stored.transpose else value)
 
 
 def _write_safetensors(file: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from peftjax.interop.families import Family, Weight
+from peftjax.interop.families import Family, Stored, Weight
 from peftjax.models.config import DecoderConfig
 
 _ROWS_OF = 1 << 19  # elements read at a time: 2 MB in float32 stays in the cache while it is transposed
@@ -49,11 +49,14 @@ def check(config: DecoderConfig, family: Family, form: str, sources: Mapping[str
     Raises:
         ValueError: lists every missing, extra, misshapen and unreadable tensor.
     """
-    wanted = {}
+    wanted, homeless = {}, []
     for weight in family.present(config):
-        shape = weight.sizes(config)
+        if weight.stored(form) is None:
+            homeless.append(weight.path)
+            continue
+        shape = weight.stored_sizes(form, config)
         for name in weight.names(form, config):
-            wanted[name] = (shape[::-1] if weight.transpose else shape, weight.path)
+            wanted[name] = (shape, f"{wanted[name][1]}, {weight.path}" if name in wanted else weight.path)
     allowed = {name: wanted_shape for name, wanted_shape in _tolerated(config, family, form)}
     extra = [name for name in sources if name not in wanted and name not in allowed]
     missing = [name for name in wanted if name not in sources]
@@ -65,6 +68,7 @@ def check(config: DecoderConfig, family: Family, form: str, sources: Mapping[str
             lines.append(f"misshapen {name}: found {list(source.shape)}, {path or 'the config'} wants {list(shape)}")
         elif source.problem is not None:
             lines.append(f"unreadable {name}: {source.problem}")
+    lines += [f"homeless  {path}: the format {form} has no place for it" for path in homeless]
     if lines:
         shown = "\n  ".join(lines[:_LISTED]) + (f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else "")
         raise ValueError(f"{origin} does not hold the {family.name} weights that its configuration announces:\n  {shown}")
@@ -80,16 +84,17 @@ def leaves(
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for weight in family.present(config):
             shape, names = weight.sizes(config), weight.names(form, config)
+            stored = weight.stored(form)
             leaf = aligned_empty((len(names), *shape) if weight.stacked else shape, dtype)
-            order = rotary_order(getattr(config, weight.rotary), config.head_size) if form == "gguf" and weight.rotary else None
+            rows, columns = _which(weight, stored, config)
+            step = max(1, _ROWS_OF // max(1, int(np.prod(sources[names[0]].shape[1:]))))
             jobs = []
             for layer, name in enumerate(names):
                 target = leaf[layer] if weight.stacked else leaf
-                rows = sources[name].shape[0]
-                step = max(1, _ROWS_OF // max(1, int(np.prod(sources[name].shape[1:]))))
-                for start in range(0, rows, step):
-                    stop = min(start + step, rows)
-                    jobs.append(pool.submit(_fill, target, weight, sources[name], order, start, stop))
+                target = target.T if stored.transpose else target
+                for start in range(0, len(rows), step):
+                    chunk = rows[start : start + step]
+                    jobs.append(pool.submit(_fill, target[start : start + len(chunk)], sources[name], chunk, columns, stored.offset))
             for job in jobs:
                 job.result()
             yield weight.path, leaf
@@ -128,13 +133,23 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _fill(target: np.ndarray, weight: Weight, source: Source, order: np.ndarray | None, start: int, stop: int) -> None:
-    """Writes the rows start to stop - 1 (of the half-split order) of one tensor into its place."""
-    values = source.read(slice(start, stop) if order is None else order[start:stop])
-    if weight.transpose:
-        target[:, start:stop] = values.T
-    else:
-        target[start:stop] = values
+def _which(weight: Weight, stored: Stored, config: Any) -> tuple[range | np.ndarray, slice]:
+    """Which rows of a tensor are ours, in our order, and which of its columns."""
+    sizes = weight.sizes(config)
+    start, stop, _ = stored.bounds(config) or (0, sizes[-1], 0)
+    if len(sizes) > 1 and not stored.transpose:  # the output axis is that of columns
+        return range(sizes[0]), slice(start, stop)
+    if stored.rotary is not None:
+        return start + rotary_order(getattr(config, stored.rotary), config.head_size), slice(None)
+    return range(start, stop), slice(None)
+
+
+def _fill(target: np.ndarray, source: Source, rows: range | np.ndarray, columns: slice, offset: float) -> None:
+    """Writes some rows of one tensor into their place."""
+    values = source.read(slice(rows.start, rows.stop) if isinstance(rows, range) else rows)
+    if columns != slice(None):
+        values = values[..., columns]
+    target[...] = values - values.dtype.type(offset) if offset else values
 
 
 def _tolerated(config: DecoderConfig, family: Family, form: str) -> Iterator[tuple[str, tuple[int, ...] | None]]:
@@ -145,7 +160,7 @@ def _tolerated(config: DecoderConfig, family: Family, form: str) -> Iterator[tup
         for layer in range(config.layers):
             yield template.format(layer=layer), None
     paths = {weight.path: weight for weight in family.weights}
-    present = {weight.hf for weight in family.present(config)}
+    present = {weight.hf.name for weight in family.present(config) if weight.hf}
     for name, path in family.copies:
         if name not in present:
             yield name, paths[path].sizes(config)

@@ -3,7 +3,7 @@
 import pytest
 import tiny_checkpoint
 
-from peftjax.interop.families import FAMILIES, FORMATS, family_for, family_named
+from peftjax.interop.families import FAMILIES, FORMATS, Module, family_for, family_named, hf_modules
 from peftjax.models.decoder import abstract_params
 from peftjax.nn.tree import flatten
 
@@ -18,9 +18,10 @@ def test_the_table_has_exactly_the_decoders_parameters(config):
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_two_weights_share_a_name_and_stacked_ones_name_the_layer(family, form):
-    templates = [getattr(weight, form) for weight in family.weights]
-    assert len(set(templates)) == len(templates)
-    assert all(("{layer}" in getattr(weight, form)) == weight.stacked for weight in family.weights)
+    stored = [(weight, weight.stored(form)) for weight in family.weights if weight.stored(form)]
+    places = [(kept.name, kept.part and kept.part[0]) for _, kept in stored]
+    assert len(set(places)) == len(places)
+    assert all(("{layer}" in kept.name) == weight.stacked for weight, kept in stored)
 
 
 def test_names_follow_the_layers():
@@ -35,3 +36,13 @@ def test_unknown_architectures_are_refused_with_the_known_ones():
         family_for("hf", "GPT2LMHeadModel", "config.json")
     with pytest.raises(ValueError, match="family 'gemma9' is not known"):
         family_named("gemma9")
+
+
+@pytest.mark.parametrize("config", [tiny_checkpoint.CONFIG, tiny_checkpoint.BIASED])
+def test_modules_are_those_of_the_tree_with_the_layer_in_the_path(config):
+    modules = hf_modules(family_named(config.family), config)
+    paths = {path.rpartition("/")[0] for path in flatten(abstract_params(config))}
+    ours = {p.replace("blocks/", f"blocks/{n}/") for p in paths for n in range(config.layers)}
+    assert modules.keys() == ours | {"head"}
+    assert modules["blocks/2/attn/q"] == Module("model.layers.2.self_attn.q_proj", None, False)
+    assert (modules["embed"].name, modules["head"].name, modules["final_norm"].name) == ("model.embed_tokens", "lm_head", "model.norm")
