@@ -1,0 +1,231 @@
+"""Makes the golden files of the exchange with Hugging Face PEFT: adapters that PEFT wrote and the logits that PEFT computes with them.
+
+    python -m venv /tmp/golden && /tmp/golden/bin/pip install torch==2.13.0 transformers==5.23.0 peft==0.21.2 safetensors numpy
+    /tmp/golden/bin/python tests/golden/make_peft_golden.py [variant ...]
+
+Every adapter stands on one of the tiny bases beside this file (llama, llama_tied, mistral, gpt2, ...) and all that it trains is random,
+so that nothing cancels and a wrong scale, order or key shows in the logits. Each variant becomes tests/golden/peft/<variant>/ with
+what PEFT wrote there and
+
+    golden.npz   base (the name), tokens [B, T], logits [B, T, V] (or [B, labels] with token_type_ids and attention_mask [B, T])
+
+The logits are those of a *fresh* base onto which PEFT loaded the files: what a user gets, not what was in memory when they were saved.
+A variant with edit=... had its files edited after PEFT wrote them and its logits are of the files before that edit, except `half`.
+"""
+
+import dataclasses
+import os
+import shutil
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+
+import numpy as np
+import peft
+import safetensors.torch
+import torch
+import transformers
+from peft import IA3Config, LoraConfig
+
+HERE = Path(__file__).parent
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+GPT2 = ["c_attn", "c_proj", "c_fc"]
+BATCH, LENGTH = 2, 8
+
+
+def lora(targets, **fields):
+    fields = dict(r=4, lora_alpha=8, task_type="CAUSAL_LM") | fields
+    return LoraConfig(target_modules=targets, **fields)
+
+
+# Edits of a written folder: what people's files look like after conversions, uploads and accidents.
+def rewrite(change: Callable[[dict], dict]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        file = folder / "adapter_model.safetensors"
+        safetensors.torch.save_file(change(safetensors.torch.load_file(file)), file, metadata={"format": "pt"})
+
+    return edit
+
+
+def half(dtype: torch.dtype) -> Callable[[Path], None]:
+    return rewrite(lambda tensors: {key: value.to(dtype) for key, value in tensors.items()})
+
+
+def drop_one(tensors: dict) -> dict:
+    return {key: value for key, value in tensors.items() if key != "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"}
+
+
+def add_one(tensors: dict) -> dict:
+    return tensors | {"base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight": torch.ones(4, 32)}
+
+
+def misshape_one(tensors: dict) -> dict:
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    return tensors | {key: tensors[key][:, :16].contiguous()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    base: str
+    config: peft.PeftConfig
+    edit: Callable[[Path], None] | None = None
+    adapter: str = "default"  # PEFT saves any other name in a folder of that name
+    pickle: bool = False
+    plain: bool = False  # converted, at save, from a changed base (PiSSA) to the plain one
+
+
+VARIANTS = {
+    "plain": Variant("llama", lora(LINEARS)),
+    "all_linear": Variant("llama_tied", lora("all-linear", lora_dropout=0.1)),
+    "mistral": Variant("mistral", lora(["q_proj", "v_proj"], r=2, lora_alpha=3)),
+    "rslora": Variant("llama", lora(LINEARS, use_rslora=True)),
+    # Keys of patterns are tails ("q_proj"), anchored names or regular expressions; the first that matches counts.
+    "patterns": Variant(
+        "llama",
+        lora(
+            LINEARS,
+            rank_pattern={"layers.1.self_attn.q_proj": 2, "q_proj": 8, r".*\.layers\.0\.mlp\.(up|down)_proj": 3, "^model.layers.1.mlp.gate_proj": 1},
+            alpha_pattern={"v_proj": 32, r"layers\.[1-9]\.self_attn\.k_proj": 5},
+        ),
+    ),
+    "patterns_rslora": Variant("llama", lora(["q_proj", "v_proj"], use_rslora=True, rank_pattern={"q_proj": 9}, alpha_pattern={"v_proj": 3})),
+    "layers": Variant("llama", lora(LINEARS, layers_to_transform=[1])),
+    "layers_pattern": Variant("llama", lora(["q_proj"], layers_to_transform=0, layers_pattern="layers")),
+    "regex": Variant("llama", lora(r".*\.layers\.1\.(self_attn\.[qk]_proj|mlp\.up_proj)")),
+    "excluded": Variant("llama", lora(LINEARS, exclude_modules=["layers.0.self_attn.q_proj", "down_proj"])),
+    "excluded_regex": Variant("llama", lora(LINEARS, exclude_modules=r".*layers\.0\.mlp.*")),
+    "embed": Variant("llama", lora(["embed_tokens", "q_proj"])),
+    "embed_tied": Variant("llama_tied", lora(["embed_tokens", "q_proj"])),
+    "embed_tied_ensured": Variant("llama_tied", lora(["embed_tokens", "q_proj"], ensure_weight_tying=True)),
+    "head": Variant("llama", lora(["lm_head", "q_proj"])),
+    "head_tied": Variant("llama_tied", lora(["lm_head", "q_proj"])),
+    "embed_head_tied": Variant("llama_tied", lora(["embed_tokens", "lm_head"])),
+    "embed_head_tied_ensured": Variant("llama_tied", lora(["embed_tokens", "lm_head"], ensure_weight_tying=True)),
+    "saved_head": Variant("llama", lora(["q_proj"], modules_to_save=["lm_head"])),
+    "saved_head_tied": Variant("llama_tied", lora(["q_proj"], modules_to_save=["lm_head"])),
+    "saved_embed_tied": Variant("llama_tied", lora(["q_proj"], modules_to_save=["embed_tokens"])),
+    "saved_embed_tied_ensured": Variant("llama_tied", lora(["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True)),
+    "saved_embed_head": Variant("llama", lora(["q_proj"], modules_to_save=["embed_tokens", "lm_head"])),
+    "saved_norm": Variant("llama", lora(["q_proj"], modules_to_save=["norm"])),
+    "lora_bias": Variant("llama_tied", lora(LINEARS, lora_bias=True)),
+    "bias_lora_only": Variant("llama_tied", lora(["q_proj", "down_proj"], bias="lora_only")),
+    "bias_all": Variant("llama_tied", lora(["q_proj"], bias="all")),
+    "tokens": Variant("llama", lora(["q_proj"], trainable_token_indices=[3, 50, 96])),
+    "tokens_tied": Variant("llama_tied", lora(["q_proj"], trainable_token_indices=[3, 50, 96])),
+    "tokens_head": Variant("llama", lora(["q_proj"], trainable_token_indices={"embed_tokens": [3, 50], "lm_head": [96]})),
+    "dora": Variant("llama", lora(LINEARS, use_dora=True)),
+    "named": Variant("llama", lora(["q_proj", "v_proj"]), adapter="french"),
+    "float16": Variant("llama", lora(["q_proj", "v_proj"]), edit=half(torch.float16)),
+    "bfloat16": Variant("llama", lora(["q_proj", "v_proj"]), edit=half(torch.bfloat16)),
+    "missing": Variant("llama", lora(["q_proj", "v_proj"]), edit=rewrite(drop_one)),
+    "extra": Variant("llama", lora(["q_proj", "v_proj"]), edit=rewrite(add_one)),
+    "misshapen": Variant("llama", lora(["q_proj", "v_proj"]), edit=rewrite(misshape_one)),
+    "pickle": Variant("llama", lora(["q_proj"], r=1), pickle=True),
+    "ia3": Variant("llama", IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")),
+    "pissa": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="pissa")),
+    "pissa_converted": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="pissa"), plain=True),
+    "gpt2_attn": Variant("gpt2", lora(["c_attn"], fan_in_fan_out=True)),
+    "gpt2_all": Variant("gpt2", lora(GPT2, fan_in_fan_out=True)),
+    "gpt2_embed": Variant("gpt2", lora(["wte", "c_attn"], fan_in_fan_out=True)),
+    "gpt2_dora": Variant("gpt2", lora(["c_attn"], fan_in_fan_out=True, use_dora=True)),
+    "phi3": Variant("phi3", lora(["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
+    "qwen2": Variant("qwen2", lora(LINEARS)),
+    "gemma2": Variant("gemma2", lora(LINEARS)),
+    "bert": Variant("bert", lora(["query", "value"], task_type="SEQ_CLS")),
+    "roberta": Variant("roberta", lora(["query", "value"], task_type="SEQ_CLS")),
+}
+
+
+def load_base(name: str, config: peft.PeftConfig) -> torch.nn.Module:
+    auto = transformers.AutoModelForSequenceClassification if config.task_type == "SEQ_CLS" else transformers.AutoModelForCausalLM
+    return auto.from_pretrained(HERE / name, dtype=torch.float32).eval()
+
+
+def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                noise = torch.empty_like(parameter).normal_(0.0, 0.25, generator=generator)
+                # Low-rank factors start from nothing; magnitudes, biases, norms and copies of base weights stay near what they are.
+                parameter.copy_(noise if "lora_A" in path or "lora_B" in path or "lora_embedding" in path else parameter + noise)
+
+
+def inputs(base: str, config: peft.PeftConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    vocabulary = transformers.AutoConfig.from_pretrained(HERE / base).vocab_size
+    ids = torch.randint(5, vocabulary, (BATCH, LENGTH), generator=generator)
+    if config.task_type != "SEQ_CLS":
+        ids[:, 2:5] = torch.tensor([3, 50, 96])  # the tokens of trainable_token_indices occur
+        return {"input_ids": ids}
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    types = torch.zeros_like(ids)
+    types[0, 4:] = 1 if base == "bert" else 0
+    # Roberta counts positions from the padding id, so padding must be it.
+    return {"input_ids": torch.where(mask == 1, ids, 0 if base == "bert" else 1), "attention_mask": mask, "token_type_ids": types}
+
+
+def make(name: str, variant: Variant, seed: int) -> None:
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    folder = HERE / "peft" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    config = variant.config
+    batch = inputs(variant.base, config, generator)
+    with torch.no_grad():
+        plain = load_base(variant.base, config)(**batch).logits
+    model = peft.get_peft_model(load_base(variant.base, config), config, adapter_name=variant.adapter).eval()
+    options = {}
+    if variant.plain:
+        config.init_lora_weights = True  # so that the initial values are saved as they are
+        model.save_pretrained(folder / "initial")
+        config.init_lora_weights = "pissa"
+        options = {"path_initial_model_for_weight_conversion": str(folder / "initial")}
+    randomise(model, generator)
+    with torch.no_grad():
+        in_memory = model(**batch).logits
+    config.base_model_name_or_path = str(HERE / variant.base)  # PEFT looks whether the vocabulary was resized
+    model.save_pretrained(folder, safe_serialization=not variant.pickle, **options)
+    shutil.rmtree(folder / "initial", ignore_errors=True)
+    (folder / "README.md").unlink(missing_ok=True)
+    written = folder if variant.adapter == "default" else folder / variant.adapter
+    file = written / "adapter_config.json"
+    file.write_text(file.read_text().replace(str(HERE / variant.base), variant.base))
+    if variant.edit and "half" in variant.edit.__qualname__:
+        variant.edit(written)
+
+    with torch.no_grad():
+        loaded = peft.PeftModel.from_pretrained(load_base(variant.base, config), written).eval()(**batch).logits
+    if variant.edit and "half" not in variant.edit.__qualname__:
+        variant.edit(written)
+    np.savez_compressed(
+        folder / "golden.npz",
+        base=np.array(variant.base),
+        tokens=batch["input_ids"].numpy().astype(np.int32),
+        logits=loaded.numpy(),
+        **{key: batch[key].numpy().astype(np.int32) for key in batch if key != "input_ids"},
+        versions=np.array([f"torch {torch.__version__}", f"transformers {transformers.__version__}", f"peft {peft.__version__}"]),
+    )
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(
+        f"{name:26} {variant.base:11} {size:7d} bytes; logits: |adapted - base| {(loaded - plain).abs().max():8.4f}, "
+        f"|loaded - saved| {(loaded - in_memory).abs().max():.1e}"
+    )
+
+
+def main():
+    for name, variant in VARIANTS.items():
+        if len(sys.argv) == 1 or name in sys.argv[1:]:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                make(name, variant, zlib.crc32(name.encode()))  # a seed of its own: new variants change no old file
+            for message in sorted({str(one.message) for one in caught if "checkpointing" not in str(one.message)}):
+                print(f"    PEFT warns: {message[:300]}")
+
+
+if __name__ == "__main__":
+    main()
