@@ -89,11 +89,18 @@ VARIANTS = {
         "llama",
         lora(
             LINEARS,
-            rank_pattern={"layers.1.self_attn.q_proj": 2, "q_proj": 8, r".*\.layers\.0\.mlp\.(up|down)_proj": 3, "^model.layers.1.mlp.gate_proj": 1},
+            rank_pattern={
+                "layers.1.self_attn.q_proj": 2,
+                "q_proj": 8,
+                r".*\.layers\.0\.mlp\.(up|down)_proj": 3,
+                "^model.layers.1.mlp.gate_proj": 1,
+            },
             alpha_pattern={"v_proj": 32, r"layers\.[1-9]\.self_attn\.k_proj": 5},
         ),
     ),
-    "patterns_rslora": Variant("llama", lora(["q_proj", "v_proj"], use_rslora=True, rank_pattern={"q_proj": 9}, alpha_pattern={"v_proj": 3})),
+    "patterns_rslora": Variant(
+        "llama", lora(["q_proj", "v_proj"], use_rslora=True, rank_pattern={"q_proj": 9}, alpha_pattern={"v_proj": 3})
+    ),
     "layers": Variant("llama", lora(LINEARS, layers_to_transform=[1])),
     "layers_pattern": Variant("llama", lora(["q_proj"], layers_to_transform=0, layers_pattern="layers")),
     "regex": Variant("llama", lora(r".*\.layers\.1\.(self_attn\.[qk]_proj|mlp\.up_proj)")),
@@ -126,7 +133,9 @@ VARIANTS = {
     "extra": Variant("llama", lora(["q_proj", "v_proj"]), edit=rewrite(add_one)),
     "misshapen": Variant("llama", lora(["q_proj", "v_proj"]), edit=rewrite(misshape_one)),
     "pickle": Variant("llama", lora(["q_proj"], r=1), pickle=True),
-    "ia3": Variant("llama", IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")),
+    "ia3": Variant(
+        "llama", IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
+    ),
     "pissa": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="pissa")),
     "pissa_converted": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="pissa"), plain=True),
     "gpt2_attn": Variant("gpt2", lora(["c_attn"], fan_in_fan_out=True)),
