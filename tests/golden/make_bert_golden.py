@@ -3,7 +3,8 @@
     python -m venv /tmp/golden && /tmp/golden/bin/pip install torch==2.13.0 transformers==5.23.0 safetensors numpy
     /tmp/golden/bin/python tests/golden/make_bert_golden.py
 
-Each is a directory in Hugging Face layout (config.json, model.safetensors in float32, tokenizer.json, tokenizer_config.json) and golden.npz:
+Each is a directory in Hugging Face layout (config.json, model.safetensors in float32, tokenizer.json, tokenizer_config.json) and
+golden.npz:
 
     texts, pairs [B]                                       what was tokenized (a pair of "" is none)
     tokens, attention_mask, token_type_ids [B, T]          right padding, special tokens included
@@ -70,7 +71,7 @@ def bert_tokenizer():
 
 def roberta_tokenizer():
     """Byte-level BPE: the 256 bytes and a few merges."""
-    merges = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("l", "i"), ("g", "h"), ("gh", "t"), ("li", "ght"), ("\u0120", "light"), ("o", "n")]
+    merges = [tuple(pair.split()) for pair in ("t h", "th e", "\u0120 the", "l i", "g h", "gh t", "li ght", "\u0120 light", "o n")]
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = ["<s>", "<pad>", "</s>", "<unk>", *alphabet, *("".join(pair) for pair in merges), "<mask>"]
     return transformers.RobertaTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}, merges=merges)
@@ -78,13 +79,27 @@ def roberta_tokenizer():
 
 def models():
     bert, roberta = bert_tokenizer(), roberta_tokenizer()
-    yield "bert", bert, lambda: transformers.BertForSequenceClassification(
-        transformers.BertConfig(**SIZES, vocab_size=len(bert), max_position_embeddings=64, pad_token_id=bert.pad_token_id)
+    yield (
+        "bert",
+        bert,
+        lambda: transformers.BertForSequenceClassification(
+            transformers.BertConfig(**SIZES, vocab_size=len(bert), max_position_embeddings=64, pad_token_id=bert.pad_token_id)
+        ),
     )
-    yield "roberta", roberta, lambda: transformers.RobertaForSequenceClassification(
-        transformers.RobertaConfig(
-            **SIZES, vocab_size=len(roberta), max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2
-        )
+    yield (
+        "roberta",
+        roberta,
+        lambda: transformers.RobertaForSequenceClassification(
+            transformers.RobertaConfig(
+                **SIZES,
+                vocab_size=len(roberta),
+                max_position_embeddings=66,
+                type_vocab_size=1,
+                pad_token_id=1,
+                bos_token_id=0,
+                eos_token_id=2,
+            )
+        ),
     )
 
 
