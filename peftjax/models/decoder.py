@@ -9,6 +9,12 @@ Parameters (see `peftjax.nn.tree` for the names of segments):
     blocks/attn/{q,k,v,o}/kernel           blocks/mlp/{gate,up,down}/kernel   final_norm/scale [D]
     head/kernel [D, V] unless tied
 
+and by switches of the config: biases beside kernels and (LayerNorm) scales, pos_embed/embedding [P, D],
+blocks/attn/{q,k}_norm/scale [L, K], blocks/{attn,mlp}_post_norm/scale [L, D]; no gate where the MLP has none.
+
+Layers may differ in what they see: with a window in some of them only, masks and rotary angles come in two kinds, and the number of
+the kind is scanned over with the layers.
+
 Layers are scanned, or unrolled, or cut into scanned segments; the head is apart from the trunk (`hidden`, `logits`), so that a loss
 asks for logits only where it needs them. The model reads kernels through `dot` and passes values through named sites; it knows no
 fine-tuning method.
@@ -16,23 +22,30 @@ fine-tuning method.
 Axes: B batch, T tokens, S cache slots, D width, H heads, G key/value heads, K head size, L layers, V vocabulary.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from peftjax.models.attention import Cache, attend_causally, attention_mask, rotary_angles, rotate
+from peftjax.models.attention import Cache, attend_causally, attention_mask
 from peftjax.models.config import DecoderConfig
-from peftjax.nn.layers import ACTIVATIONS, Embed, Head, Linear, RMSNorm
+from peftjax.models.rope import rotary_angles, rotate
+from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNorm
 from peftjax.nn.sites import site
 from peftjax.nn.tree import stack_name
 
 REMAT = ("none", "attention", "dots", "block")
 
 
+def norm(config: DecoderConfig, name: str | None = None) -> nn.Module:
+    """A norm as the config has it."""
+    return LayerNorm(config.norm_eps, name=name) if config.layer_norm else RMSNorm(config.norm_eps, config.norm_offset, name=name)
+
+
 class Attention(nn.Module):
-    """Grouped-query attention over h [B, T, D], with rotary positions; returns ([B, T, D], new keys and values)."""
+    """Grouped-query attention over h [B, T, D]; returns ([B, T, D], new keys and values)."""
 
     config: DecoderConfig
     remat: bool
@@ -44,43 +57,57 @@ class Attention(nn.Module):
         q = Linear(c.heads * c.head_size, c.qkv_bias, name="q")(h).reshape(batch, length, c.heads, c.head_size)
         k = Linear(c.kv_heads * c.head_size, c.qkv_bias, name="k")(h).reshape(batch, length, c.kv_heads, c.head_size)
         v = Linear(c.kv_heads * c.head_size, c.qkv_bias, name="v")(h).reshape(batch, length, c.kv_heads, c.head_size)
-        q, k = rotate(q, angles), rotate(k, angles)
+        if c.qk_norm:
+            q, k = norm(c, "q_norm")(q), norm(c, "k_norm")(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         if layer_cache is not None:
             k = jax.lax.dynamic_update_slice_in_dim(layer_cache[0], k.astype(layer_cache[0].dtype), slot, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(layer_cache[1], v.astype(layer_cache[1].dtype), slot, axis=1)
             layer_cache = (k, v)
-        attend = jax.checkpoint(attend_causally, prevent_cse=False) if self.remat else attend_causally
+        scale = None if c.query_scalar is None else c.query_scalar**-0.5
+        attend = functools.partial(attend_causally, scale=scale, softcap=c.attention_softcap)
+        attend = jax.checkpoint(attend, prevent_cse=False) if self.remat else attend
         out = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask)
         out = Linear(c.width, c.out_bias, name="o")(out.reshape(batch, length, c.heads * c.head_size))
         return out, layer_cache
 
 
 class MLP(nn.Module):
-    """Gated MLP: h [B, T, D] -> [B, T, D]."""
+    """MLP: h [B, T, D] -> [B, T, D]."""
 
     config: DecoderConfig
 
     @nn.compact
     def __call__(self, h):
         c = self.config
-        gate = ACTIVATIONS[c.activation](Linear(c.ff, c.mlp_bias, name="gate")(h))
-        return Linear(c.width, c.mlp_bias, name="down")(gate * Linear(c.ff, c.mlp_bias, name="up")(h))
+        act, down = ACTIVATIONS[c.activation], Linear(c.width, c.mlp_bias, name="down")
+        if not c.gated:
+            return down(act(Linear(c.ff, c.mlp_bias, name="up")(h)))
+        gate = act(Linear(c.ff, c.mlp_bias, name="gate")(h))
+        return down(gate * Linear(c.ff, c.mlp_bias, name="up")(h))
 
 
 class Block(nn.Module):
-    """One layer: x [B, T, D] -> (x, its cache), in the form that `nn.scan` wants."""
+    """One layer: x [B, T, D] -> (x, its cache), in the form that `nn.scan` wants.
+
+    `views` is (rotary angles, mask), or both stacked over the kinds of layers, of which this one is number `kind`.
+    """
 
     config: DecoderConfig
     remat: str
 
     @nn.compact
-    def __call__(self, x, angles, mask, slot, layer_cache):
+    def __call__(self, x, views, slot, kind, layer_cache):
         c = self.config
-        h = site(self, "attn_in", RMSNorm(c.norm_eps, name="attn_norm")(x), residual=x)
+        angles, mask = views if kind is None else jax.tree.map(lambda view: view[kind], views)
+        h = site(self, "attn_in", norm(c, "attn_norm")(x), residual=x)
         u, layer_cache = Attention(c, self.remat == "attention", name="attn")(h, angles, mask, layer_cache, slot)
+        u = norm(c, "attn_post_norm")(u) if c.post_norms else u
         x = x + site(self, "attn_out", u, residual=x, normed=h)
-        h = site(self, "mlp_in", RMSNorm(c.norm_eps, name="mlp_norm")(x), residual=x)
+        h = site(self, "mlp_in", norm(c, "mlp_norm")(x), residual=x)
         u = MLP(c, name="mlp")(h)
+        u = norm(c, "mlp_post_norm")(u) if c.post_norms else u
         x = x + site(self, "mlp_out", u, residual=x, normed=h)
         return site(self, "block_out", x), layer_cache
 
@@ -109,7 +136,9 @@ class Decoder(nn.Module):
         if self.remat not in REMAT:
             raise ValueError(f"remat is {self.remat!r}; it may be {', '.join(REMAT)}")
         self.embed = Embed(c.vocab_size, c.width, self.dtype)
-        self.final_norm = RMSNorm(c.norm_eps)
+        if c.learned_positions:
+            self.pos_embed = Embed(c.max_length, c.width, self.dtype)
+        self.final_norm = norm(c)
         self.head = Head(c.vocab_size, c.tied)
         # Within a scan nothing can be merged with the recomputation, so that it needs no protection (prevent_cse).
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
@@ -120,7 +149,7 @@ class Decoder(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
+                in_axes=(nn.broadcast, nn.broadcast, 0, 0),
                 length=stop - start,
                 unroll=stop - start if self.unroll else 1,
             )
@@ -136,7 +165,7 @@ class Decoder(nn.Module):
         Args:
             tokens: ids.
             segments: [B, T] int; a token sees earlier tokens of its own segment only, and 0 is padding. Default: all 1.
-            positions: [B, T] int, rotary positions; must restart in each segment. Default: counted within each segment.
+            positions: [B, T] int; must restart in each segment. Default: counted within each segment.
             cache: keys and values of earlier tokens; the new ones are written at its next free slots.
         """
         c = self.config
@@ -148,14 +177,19 @@ class Decoder(nn.Module):
         if cache is not None:
             slot = cache.used
             key_segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, slot, axis=1)
-        angles = rotary_angles(positions, c.head_size, c.rope_base)
-        mask = attention_mask(segments, key_segments, slot, c.window)
+        views, kinds = self._views(positions, segments, key_segments, slot)
 
-        x = site(self, "embed_out", self.embed(tokens))
+        x = self.embed(tokens)
+        if c.embedding_scale != 1.0:
+            x = x * jnp.asarray(c.embedding_scale, x.dtype)
+        if c.learned_positions:  # padding is kept inside the table: a row beyond it is not a number
+            x = x + self.pos_embed(jnp.where(segments > 0, positions, 0))
+        x = site(self, "embed_out", x)
         keys_values = []
         for start, stop in self.spans:
             part = None if cache is None else (cache.k[start:stop], cache.v[start:stop])
-            x, part = getattr(self, stack_name(start, stop, c.layers))(x, angles, mask, slot, part)
+            kind = None if kinds is None else kinds[start:stop]
+            x, part = getattr(self, stack_name(start, stop, c.layers))(x, views, slot, kind, part)
             keys_values.append(part)
         x = site(self, "final_out", self.final_norm(x))
         if cache is not None:
@@ -165,7 +199,19 @@ class Decoder(nn.Module):
 
     def logits(self, hidden):
         """The head: hidden [..., D] -> logits [..., V], in the dtype of `hidden`."""
-        return self.head(hidden, self.embed.table())
+        logits, cap = self.head(hidden, self.embed.table()), self.config.logit_softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def _views(self, positions, segments, key_segments, slot):
+        """((rotary angles, mask), None), or both stacked over two kinds of layers, and the kind of each layer [L] int."""
+        c, views = self.config, []
+        for local in sorted(set(c.local_layers)):
+            base, scaling = (c.local_rope_base, None) if local and c.local_rope_base else (c.rope_base, c.rope_scaling)
+            angles = None if c.learned_positions else rotary_angles(positions, c.rotary_size or c.head_size, base, scaling)
+            views.append((angles, attention_mask(segments, key_segments, slot, c.window if local else None)))
+        if len(views) == 1:
+            return views[0], None
+        return jax.tree.map(lambda *kinds: jnp.stack(kinds), *views), jnp.array(c.local_layers, jnp.int32)
 
 
 def count_within(segments):

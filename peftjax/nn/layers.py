@@ -48,6 +48,11 @@ def dropout_key(module: nn.Module):
     return module.make_rng("dropout") if module.has_rng("dropout") else None
 
 
+def add_bias(y, bias):
+    """y [..., out] plus bias [out], in y's dtype; y itself where there is none."""
+    return y if bias is None else y + jnp.broadcast_to(dense(bias).astype(y.dtype), y.shape)
+
+
 class Linear(nn.Module):
     """x [..., in] -> x W + bias [..., features]. A bias is read where the tree holds one, created with `use_bias`."""
 
@@ -62,7 +67,7 @@ class Linear(nn.Module):
             bias = read(self, "bias", nn.initializers.zeros, (self.features,))
         else:
             bias = optional(self, "bias")
-        return y if bias is None else y + jnp.broadcast_to(dense(bias).astype(y.dtype), y.shape)
+        return add_bias(y, bias)
 
 
 class Embed(nn.Module):
@@ -84,14 +89,15 @@ class Embed(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale, computed in float32, returned in x's dtype (1910.07467, 2019)."""
+    """x / rms(x) * (scale + offset), computed in float32, returned in x's dtype (1910.07467, 2019). `offset` is 1 in Gemma."""
 
     eps: float
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x):
-        scale = dense(read(self, "scale", nn.initializers.ones, (x.shape[-1],)))
-        return rms_norm(x, scale, self.eps)
+        scale = dense(read(self, "scale", nn.initializers.constant(1.0 - self.offset), (x.shape[-1],)))
+        return rms_norm(x, scale.astype(jnp.float32) + self.offset if self.offset else scale, self.eps)
 
 
 def rms_norm(x, scale, eps: float):
@@ -101,8 +107,30 @@ def rms_norm(x, scale, eps: float):
     return (wide * jnp.broadcast_to(scale.astype(jnp.float32), wide.shape)).astype(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """(x - mean) / std * scale + bias, computed in float32, returned in x's dtype (1607.06450, 2016)."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = dense(read(self, "scale", nn.initializers.ones, (x.shape[-1],)))
+        bias = dense(read(self, "bias", nn.initializers.zeros, (x.shape[-1],)))
+        return layer_norm(x, scale, bias, self.eps)
+
+
+def layer_norm(x, scale, bias, eps: float):
+    """Layer norm over the last axis: x [..., D], scale and bias [D] -> x's dtype."""
+    wide = x.astype(jnp.float32)
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    wide = wide * jnp.broadcast_to(scale.astype(jnp.float32), wide.shape)
+    return (wide + jnp.broadcast_to(bias.astype(jnp.float32), wide.shape)).astype(x.dtype)
+
+
 class Head(nn.Module):
-    """Hidden states [..., D] -> logits [..., V]: by `kernel` [D, V] where the tree holds one, else by the tied embedding."""
+    """Hidden states [..., D] -> logits [..., V]: by `kernel` [D, V] where the tree holds one, else by the tied embedding.
+    A bias is added where the tree holds one."""
 
     vocab_size: int
     tied: bool
@@ -113,6 +141,6 @@ class Head(nn.Module):
             kernel = optional(self, "kernel")
         else:
             kernel = read(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.vocab_size))
-        if kernel is None:
-            return attend(x, embedding, dropout_key(self))
-        return dot(x, kernel, dropout_key(self))
+        key = dropout_key(self)
+        y = attend(x, embedding, key) if kernel is None else dot(x, kernel, key)
+        return add_bias(y, optional(self, "bias"))

@@ -9,11 +9,12 @@ one entry per adapter: `params/blocks/mlp_out = {"tone": Bottleneck(...)}`. Entr
 |---|---|---|
 | embed_out | after the embedding | residual stream |
 | attn_in, mlp_in | after the norm | input of the sublayer |
-| attn_out, mlp_out | before the residual add | output of the sublayer |
+| attn_out, mlp_out | just before the residual add | output of the sublayer, after its post norm where it has one |
 | block_out | after the block | residual stream |
 | final_out | after the final norm | what the head reads |
 
-`residual` is the residual stream that enters the sublayer, `normed` the same after the norm.
+`residual` is the residual stream that enters the sublayer, `normed` the same after the norm. In blocks whose norm stands behind the sum
+(`peftjax.models.encoder`), these two are the same, and `after` is a function from the value at the site to the stream behind that norm.
 """
 
 from flax import linen as nn

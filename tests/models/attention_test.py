@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from peftjax.models.attention import attend_causally, attention_mask, empty_cache, rotary_angles, rotate
+from peftjax.models.attention import attend_causally, attention_mask, empty_cache
+from peftjax.models.rope import rotary_angles, rotate
 
 
 def turned(x, position, base=10000.0):
