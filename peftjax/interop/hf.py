@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from peftjax.files import replacing
+from peftjax.interop import hf_encoders
 from peftjax.interop.families import Family, Weight, family_for, family_named
 from peftjax.interop.safetensors_file import open_safetensors
 from peftjax.interop.weights import Source
@@ -51,7 +52,10 @@ def open_directory(path: str | Path) -> OpenedDirectory:
     folder = Path(path)
     document = _read_json(folder / "config.json")
     config = config_from_document(document, str(folder / "config.json"))
-    return OpenedDirectory(folder, config, family_named(config.family), _sources(folder))
+    sources = _sources(folder)
+    if config.family in hf_encoders.FAMILIES:
+        sources = hf_encoders.canonical(sources, config)
+    return OpenedDirectory(folder, config, family_named(config.family), sources)
 
 
 def config_from_document(document: Mapping[str, Any], origin: str) -> DecoderConfig:
@@ -62,6 +66,8 @@ def config_from_document(document: Mapping[str, Any], origin: str) -> DecoderCon
     """
     architecture = (document.get("architectures") or ["(none named)"])[0]
     family = family_for("hf", architecture, origin)
+    if family.name in hf_encoders.FAMILIES:
+        return hf_encoders.config_from_document(document, family.name, origin)
     document = {key: value for key, value in document.items() if key not in _UNREAD.get(architecture, ())}
     document = _DEFAULTS.get(architecture, {}) | document
     required = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "rms_norm_eps")
@@ -130,6 +136,8 @@ def write_directory(
 
 def document_from_config(config: DecoderConfig, family: Family, dtype: str) -> dict[str, Any]:
     """The content of a config.json that transformers 4 and 5 read."""
+    if family.name in hf_encoders.FAMILIES:
+        return hf_encoders.document_from_config(config, dtype)
     if config.qkv_bias != config.out_bias:
         raise ValueError("a Llama config.json has one attention_bias; q/k/v and output biases differ here")
     # Only Mistral's code looks at sliding_window.

@@ -12,8 +12,10 @@
 | parallel        | mlp_out           | "residual": R         | u + 4 f(R)            | 4       |
 | scaled_parallel | mlp_out           | "residual": R         | u + s f(R)            | learned |
 
-The results are those of AdapterHub on a pre-norm Llama; "normed" is the fourth choice of r, the residual stream after the sublayer's norm,
-as He et al. write the parallel adapter. Both matrices are stored [M, D], so that their gradients transpose only the thin operand.
+The results are those of AdapterHub on a pre-norm Llama. In a post-norm block, x = norm(R + u), R is the input of the sublayer and the sum
+is read behind the norm, as AdapterHub does on BERT and RoBERTa: norm(R + u + f(u)), norm(R + u + f(norm(R + u))), norm(R + u + s f(R)).
+"normed" is the fourth choice of r, the residual stream after the sublayer's norm, as He et al. write the parallel adapter. Both matrices
+are stored [M, D], so that their gradients transpose only the thin operand.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Entry, node
-from peftjax.nn.layers import ACTIVATIONS
+from peftjax.nn.layers import ACTIVATIONS, layer_norm
 from peftjax.nn.sites import WIDTH_FROM
 from peftjax.nn.thin import expand, shrink
 from peftjax.nn.tree import get, put
@@ -68,30 +70,30 @@ class Bottleneck(Entry):
         weights = ("down", "down_bias", "up", "up_bias", "norm_before", "norm_before_bias", "norm_after", "norm_after_bias")
         return (*weights, "scale") if self.learned_scale else weights
 
-    def __call__(self, x, key=None, residual=None, normed=None):
+    def __call__(self, x, key=None, residual=None, normed=None, after=None):
         """x [B, T, D], the output at the site, -> x + f(what this adapter reads)."""
-        reads = {"output": lambda: x, "sum": lambda: residual + x, "residual": lambda: residual, "normed": lambda: normed}
+        reads = {
+            "output": lambda: x,
+            "sum": lambda: residual + x if after is None else after(x),
+            "residual": lambda: residual,
+            "normed": lambda: normed,
+        }
         return x + self._network(reads[self.reads](), key)
 
     def _network(self, h, key):
         dtype = h.dtype
-        h = _layer_norm(h, self.norm_before, self.norm_before_bias)
+        h = _norm(h, self.norm_before, self.norm_before_bias)
         h = shrink(h, self.down)
         h = ACTIVATIONS[self.activation](h + jnp.broadcast_to(self.down_bias.astype(dtype), h.shape))
         h = expand(h, self.up)
         h = h + jnp.broadcast_to(self.up_bias.astype(dtype), h.shape)
         h = h * jnp.broadcast_to(self.scale.astype(h.dtype), h.shape)
-        return _layer_norm(drop(h, self.dropout, key, self.name), self.norm_after, self.norm_after_bias)
+        return _norm(drop(h, self.dropout, key, self.name), self.norm_after, self.norm_after_bias)
 
 
-def _layer_norm(x, scale, bias):
-    """LayerNorm with epsilon 1e-5 in float32, or x itself where there is no scale."""
-    if scale is None:
-        return x
-    wide = x.astype(jnp.float32)
-    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + 1e-5)
-    return (wide * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)).astype(x.dtype)
+def _norm(x, scale, bias):
+    """LayerNorm, or x itself where there is no scale."""
+    return x if scale is None else layer_norm(x, scale, bias, 1e-5)
 
 
 @dataclasses.dataclass(frozen=True)

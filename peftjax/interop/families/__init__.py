@@ -3,12 +3,13 @@
 A new architecture is a new file here (and, if it computes something new, a field of its config), not new reading code.
 """
 
+from peftjax.interop.families.bert import BERT, ROBERTA
 from peftjax.interop.families.llama import LLAMA
 from peftjax.interop.families.table import FORMATS, Family, Module, Stored, Weight, hf_modules
 
 __all__ = ["FAMILIES", "FORMATS", "Family", "Module", "Stored", "Weight", "family_for", "family_named", "hf_modules"]
 
-FAMILIES = (LLAMA,)
+FAMILIES = (LLAMA, BERT, ROBERTA)
 
 
 def family_named(name: str) -> Family:

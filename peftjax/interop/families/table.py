@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 FORMATS = ("hf", "gguf")
 
-# Size of each axis letter in a config; HK and GK are all query and all key/value heads in a row.
+# Size of each axis letter in a config; HK and GK are all query and all key/value heads in a row, Y token types, C labels of a classifier.
 AXES = {
     "V": lambda config: config.vocab_size,
     "D": lambda config: config.width,
@@ -25,6 +25,8 @@ AXES = {
     "GK": lambda config: config.kv_heads * config.head_size,
     "K": lambda config: config.head_size,
     "P": lambda config: config.max_length,
+    "Y": lambda config: config.types,
+    "C": lambda config: len(config.labels),
 }
 
 

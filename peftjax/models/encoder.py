@@ -1,0 +1,188 @@
+"""The encoder: one functional Flax Linen transformer for BERT (1810.04805, 2018) and RoBERTa (1907.11692, 2019), and its classifier.
+
+    tokens [B, T] --embed, norm--> x [B, T, D] --L blocks--> hidden [B, T, D] --pool, head--> logits [B, C] of each row's first token
+    block:  x = norm(x + attn(x));  x = norm(x + mlp(x))          mlp(x) = down(act(up(x)))
+
+Parameters (see `peftjax.nn.tree` for the names of segments):
+
+    embed/embedding [V, D]    pos_embed/embedding [P, D]    type_embed/embedding [types, D]    embed_norm/{scale,bias} [D]
+    blocks/attn/{q,k,v,o}/{kernel,bias}       blocks/attn_norm/{scale,bias} [L, D]
+    blocks/mlp/{up,down}/{kernel,bias}        blocks/mlp_norm/{scale,bias} [L, D]
+    pool/{kernel [D, D], bias} and head/{kernel [D, C], bias} where the base, or an adapter on it, has a classifier:
+        logits = tanh(h pool + bias) head + bias, and without a pool h head + bias
+
+A token sees all tokens of its segment. Norms stand behind the sum (post-norm), so that a site's `residual` is the input of the sublayer
+itself, and `after` gives the stream behind the norm. Sizes, scans and `remat` are as in `peftjax.models.decoder`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from peftjax.models.attention import attend_causally
+from peftjax.models.decoder import REMAT, count_within, segment_spans
+from peftjax.models.encoder_config import EncoderConfig
+from peftjax.nn.kernels import dot
+from peftjax.nn.layers import ACTIVATIONS, Embed, LayerNorm, Linear, add_bias, dropout_key, optional
+from peftjax.nn.sites import site
+from peftjax.nn.tree import stack_name
+
+INIT = nn.initializers.normal(0.02)
+
+
+class Attention(nn.Module):
+    """Attention of all tokens of a segment to each other: h [B, T, D], mask [B, 1, T, T] -> [B, T, D]."""
+
+    config: EncoderConfig
+    remat: bool
+
+    @nn.compact
+    def __call__(self, h, mask):
+        c = self.config
+        q, k, v = (
+            Linear(c.width, use_bias=True, name=name)(h).reshape(*h.shape[:2], c.heads, c.head_size) for name in ("q", "k", "v")
+        )
+        attend = jax.checkpoint(attend_causally, prevent_cse=False) if self.remat else attend_causally
+        return Linear(c.width, use_bias=True, name="o")(attend(q, k, v, mask).reshape(h.shape))
+
+
+class MLP(nn.Module):
+    """Plain MLP: h [B, T, D] -> [B, T, D]."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, h):
+        c = self.config
+        inner = ACTIVATIONS[c.activation](Linear(c.ff, use_bias=True, name="up")(h))
+        return Linear(c.width, use_bias=True, name="down")(inner)
+
+
+class Block(nn.Module):
+    """One layer: x [B, T, D] -> (x, None), in the form that `nn.scan` wants."""
+
+    config: EncoderConfig
+    remat: str
+
+    @nn.compact
+    def __call__(self, x, mask):
+        c = self.config
+        norm = LayerNorm(c.norm_eps, name="attn_norm")
+        h = site(self, "attn_in", x, residual=x)
+        u = Attention(c, self.remat == "attention", name="attn")(h, mask)
+        x = norm(x + site(self, "attn_out", u, residual=x, normed=h, after=_behind(norm, x)))
+        norm = LayerNorm(c.norm_eps, name="mlp_norm")
+        h = site(self, "mlp_in", x, residual=x)
+        u = MLP(c, name="mlp")(h)
+        x = norm(x + site(self, "mlp_out", u, residual=x, normed=h, after=_behind(norm, x)))
+        return site(self, "block_out", x), None
+
+
+def _behind(norm, x):
+    """From the value at a site behind a sublayer to the stream behind its norm."""
+    return lambda u: norm(x + u)
+
+
+class Classifier(nn.Module):
+    """A dense layer that the tree may hold: x [..., D] -> [..., C], or None where it holds none.
+
+    C is that of the stored kernel: an adapter's own head may have other labels than the base's. `features` is what `init` creates, 0 for
+    nothing.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        if self.is_initializing() and self.features:
+            self.param("kernel", INIT, (x.shape[-1], self.features), jnp.float32)
+            self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = optional(self, "kernel")
+        return None if kernel is None else add_bias(dot(x, kernel, dropout_key(self)), optional(self, "bias"))
+
+
+class Encoder(nn.Module):
+    """The whole model. Attributes as of `peftjax.models.decoder.Decoder`."""
+
+    config: EncoderConfig
+    segments: tuple[int, ...] = ()
+    remat: str = "none"
+    unroll: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        c = self.config
+        if self.remat not in REMAT:
+            raise ValueError(f"remat is {self.remat!r}; it may be {', '.join(REMAT)}")
+        self.embed = Embed(c.vocab_size, c.width, self.dtype)
+        self.pos_embed = Embed(c.max_length, c.width, self.dtype)
+        self.type_embed = Embed(c.types, c.width, self.dtype)
+        self.embed_norm = LayerNorm(c.norm_eps)
+        self.pool = Classifier(c.width if c.pooled else 0)
+        self.head = Classifier(len(c.labels))
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+        block = nn.remat(Block, prevent_cse=False, policy=policy) if self.remat in ("dots", "block") else Block
+        self.spans = segment_spans(c.layers, self.segments)
+        for start, stop in self.spans:
+            stack = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=nn.broadcast,
+                length=stop - start,
+                unroll=stop - start if self.unroll else 1,
+            )
+            setattr(self, stack_name(start, stop, c.layers), stack(c, self.remat))
+
+    def __call__(self, tokens, *, segments=None, positions=None, types=None):
+        """tokens [B, T] int -> logits [B, C] of the first token of each row; see `hidden` for the other arguments."""
+        return self.logits(self.hidden(tokens, segments=segments, positions=positions, types=types)[0][:, 0])
+
+    def hidden(self, tokens, *, segments=None, positions=None, types=None):
+        """The trunk: tokens [B, T] -> (final hidden states [B, T, D], None), as of a decoder without a cache.
+
+        Args:
+            tokens: ids; special tokens are the caller's.
+            segments: [B, T] int; a token sees the tokens of its own segment, and 0 is padding. Default: all 1.
+            positions: [B, T] int from 0 in each segment. Default: counted within each segment.
+            types: [B, T] int, token types (BERT: 0 in the first text, 1 in the second). Default: all 0.
+        """
+        c = self.config
+        segments = jnp.ones_like(tokens) if segments is None else segments
+        positions = count_within(segments) if positions is None else positions
+        types = jnp.zeros_like(tokens) if types is None else types
+        mask = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+        x = self.embed(tokens) + self.type_embed(types) + self.pos_embed(positions + c.position_offset)
+        x = site(self, "embed_out", self.embed_norm(x))
+        for start, stop in self.spans:
+            x, _ = getattr(self, stack_name(start, stop, c.layers))(x, mask[:, None])
+        return x, None
+
+    def logits(self, hidden):
+        """The classifier: hidden [..., D] -> logits [..., C], in the dtype of `hidden`.
+
+        Raises:
+            ValueError: neither the base nor an adapter has a head.
+        """
+        pooled = self.pool(hidden)
+        logits = self.head(hidden if pooled is None else jnp.tanh(pooled))
+        if logits is None:
+            raise ValueError("this encoder has no classification head; attach one: classifier(labels=...)")
+        return logits
+
+    def every_parameter(self, tokens):
+        """Touches all parameters, for `init`: a base without a head has no logits."""
+        hidden = self.hidden(tokens)[0]
+        return self.head(hidden), self.pool(hidden)
+
+
+def init_params(config: EncoderConfig, key: jax.Array, **options) -> dict:
+    """Random parameters of an encoder, float32: for tests and for training from scratch."""
+    return Encoder(config, **options).init(key, jnp.zeros((1, 2), jnp.int32), method="every_parameter")["params"]
+
+
+def abstract_params(config: EncoderConfig, **options) -> dict:
+    """Shapes and dtypes of an encoder's parameters, nothing allocated."""
+    return jax.eval_shape(lambda key: init_params(config, key, **options), jax.random.key(0))
