@@ -214,9 +214,6 @@ def make(name: str, variant: Variant, seed: int) -> None:
     model.add_adapter(variant.name, config=copy.deepcopy(variant.config))
     model.train_adapter(variant.name)
     model.eval()
-    if variant.head != "static" and variant.head != "flex":
-        for parameter in model.get_output_embeddings().parameters():
-            parameter.requires_grad = False  # of a causal model the head is not an adapter's
     randomise(model, generator)
     with torch.no_grad():
         in_memory = model(**batch).logits
