@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from peftjax.nn.kernels import Kernel, Tied
 from peftjax.nn.tree import get, place, put, walk
 
-# The field's names (those of Hugging Face's Llama modules) -> regular expressions over our logical paths.
+# The field's names (those of Hugging Face's Llama and BERT modules) -> regular expressions over our logical paths.
 NAMES = {
     "q_proj": r"blocks/attn/q",
     "k_proj": r"blocks/attn/k",
@@ -22,6 +22,9 @@ NAMES = {
     "gate_proj": r"blocks/mlp/gate",
     "up_proj": r"blocks/mlp/up",
     "down_proj": r"blocks/mlp/down",
+    "query": r"blocks/attn/q",
+    "key": r"blocks/attn/k",
+    "value": r"blocks/attn/v",
     "embed_tokens": r"embed",
     "lm_head": r"head",
     "all-linear": r"blocks/.+",
@@ -162,7 +165,8 @@ def require_used(patterns: dict[str, Any], targets: list[Target], what: str) -> 
 def with_head(params: dict) -> dict:
     """The tree with a place for a head of its own: where the head is tied, `head/kernel` reads the embedding as it was before any
     adapter, so that it does not matter which of the two is adapted first."""
-    if get(params, "head/kernel") is not None or get(params, "embed/embedding") is None:
+    is_encoder = get(params, "type_embed/embedding") is not None  # its head, where it has one, tells classes apart and not tokens
+    if get(params, "head/kernel") is not None or get(params, "embed/embedding") is None or is_encoder:
         return params
     embedding = get(params, "embed/embedding")
     while isinstance(embedding, Kernel) and hasattr(embedding, "name"):
