@@ -27,7 +27,7 @@ import tokenizers
 from peftjax.files import replacing
 from peftjax.models import chat
 
-SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,16 +88,18 @@ class Tokenizer:
 
     def write_directory(self, path: str | Path) -> None:
         """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja, which `from_directory` and Hugging Face
-        transformers read."""
+        transformers read; the template of another tokenizer that lay there goes."""
         folder = Path(path)
         with replacing(folder / "tokenizer.json") as partial:
             partial.write_text(self.to_json(), "utf-8")
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self.special}
         with replacing(folder / "tokenizer_config.json") as partial:
             partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        if self.chat_template is not None:
-            with replacing(folder / "chat_template.jinja") as partial:
-                partial.write_text(self.chat_template, "utf-8")
+        if self.chat_template is None:
+            (folder / "chat_template.jinja").unlink(missing_ok=True)
+            return
+        with replacing(folder / "chat_template.jinja") as partial:
+            partial.write_text(self.chat_template, "utf-8")
 
     def to_json(self) -> str:
         """The content of a tokenizer.json."""
@@ -106,6 +108,18 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. Nothing is added at the ends, and control texts within are encoded as text."""
         return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode_with_special(self, text: str, pair: str | None = None) -> tuple[list[int], list[int]]:
+        """Ids of a text, or of a text pair, with the control tokens that the model expects around them, and the types: the number of the
+        text that an id belongs to, 0 or 1, as BERT's token types.
+
+            BERT      [CLS] text [SEP], [CLS] text [SEP] pair [SEP]        RoBERTa   <s> text </s>, <s> text </s></s> pair </s>
+            Llama     <s> text                                             GPT-2     text
+
+        Control texts within the texts are encoded as text.
+        """
+        encoded = self.backend.encode(text, pair, add_special_tokens=True)
+        return encoded.ids, encoded.type_ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""

@@ -2,6 +2,7 @@
 
 import json
 
+import golden_tokenizers
 import pytest
 import tiny_tokenizer
 import tokenizers
@@ -162,3 +163,35 @@ def test_a_directory_with_the_bare_necessities_takes_its_end_token_from_the_mode
     assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "a"}')
     assert Tokenizer.from_directory(tmp_path).eos_id == 2
+
+
+@pytest.mark.parametrize("name", golden_tokenizers.NAMES)
+def test_agrees_with_transformers_on_nasty_strings(name):
+    tokenizer = Tokenizer.from_directory(golden_tokenizers.FOLDER / name)
+    golden_tokenizers.assert_agrees(tokenizer, name, "transformers")
+    golden_tokenizers.assert_specials_agree(tokenizer, name)
+
+
+def test_llamas_file_agrees_with_sentencepiece_itself():
+    tokenizer = Tokenizer.from_directory(golden_tokenizers.FOLDER / "llama")
+    golden_tokenizers.assert_agrees(tokenizer, "llama", "sentencepiece")
+
+
+@pytest.mark.parametrize("name", golden_tokenizers.NAMES)
+def test_what_is_written_is_the_tokenizer_that_was_read(name, tmp_path):
+    tokenizer = Tokenizer.from_directory(golden_tokenizers.FOLDER / name)
+    (tmp_path / "chat_template.jinja").write_text("of another tokenizer")
+    tokenizer.write_directory(tmp_path)
+    assert Tokenizer.from_directory(tmp_path).fingerprint == tokenizer.fingerprint
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert {key: value for key, value in written.items() if key.endswith("_token")} == tokenizer.special
+
+
+def test_control_tokens_around_a_text_and_a_pair():
+    tokenizer = Tokenizer.from_directory(golden_tokenizers.FOLDER / "bert")
+    ids, types = tokenizer.encode_with_special("on [SEP]", "off")
+    cls, sep = tokenizer.control_ids["[CLS]"], tokenizer.control_ids["[SEP]"]
+    first, second = tokenizer.encode("on [SEP]"), tokenizer.encode("off")
+    assert ids == [cls, *first, sep, *second, sep] and sep not in first
+    assert types == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    assert tokenizer.encode_with_special("") == ([cls, sep], [0, 0])
