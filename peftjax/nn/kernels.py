@@ -28,6 +28,7 @@ class Kernel:
     trainable: ClassVar[tuple[str, ...]] = ()
     matrices: ClassVar[tuple[str, ...]] = ()
     fast: ClassVar[tuple[str, ...]] = ()
+    ranked: ClassVar[tuple[str, ...]] = ()  # fields whose rows past a layer's own rank are zero in a stack of several ranks
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,6 +55,10 @@ class Kernel:
     def merge(self):
         """The dense weight this node stands for; raises TypeError with the reason where there is none."""
         raise TypeError(f"{type(self).__name__} cannot be merged into a dense weight")
+
+    def merged_bias(self):
+        """What `dot` adds whatever x is, [out], and merging has to put into the bias beside the weight; None where there is nothing."""
+        return None
 
 
 class Entry:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 
 from peftjax.nn.kernels import Entry, Kernel, Tied
-from peftjax.nn.tree import flatten, put, walk
+from peftjax.nn.tree import flatten, get, put, walk
 from peftjax.peft.select import cuts
 
 
@@ -75,6 +75,8 @@ def detach(params: dict, names: Iterable[str] | None = None) -> dict:
     for path, value in list(walk(params)):
         if names_in(value) & names:
             params = put(params, path, _strip(value, names))
+    if isinstance(get(params, "head/kernel"), Tied) and not names_in(get(params, "embed/embedding")):
+        params = put(params, "head/kernel", None)  # it kept the head apart from an adapted embedding
     return params
 
 

@@ -3,10 +3,10 @@
     before  blocks/attn/q/kernel = W [L, in, out]
     after   blocks/attn/q/kernel = LoRA(base=W, a=[L, R, in], b=[L, R, out], scale=[L])
 
-    y = x W + scale · (x Aᵀ) B,      scale = alpha / rank, or alpha / sqrt(rank) with rsLoRA (2312.03732, 2023)
+    y = x W + scale · ((x Aᵀ) B + bias),      scale = alpha / rank, or alpha / sqrt(rank) with rsLoRA (2312.03732, 2023)
 
 Both factors are rank-major, so that their gradients transpose only the thin operand. `scale` is a leaf: it may differ between layers and
-between members of a population without another compilation.
+between members of a population without another compilation. `bias` [L, out] is there with `lora_bias` alone.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from peftjax.peft.select import Target, as_patterns, module_of, require_used, re
 INITS = ("kaiming", "gaussian", "orthogonal")
 
 
-@node(arrays=("base", "a", "b", "scale", "dropout"), static=("name",))
+@node(arrays=("base", "a", "b", "bias", "scale", "dropout"), static=("name",))
 @dataclasses.dataclass(frozen=True)
 class LoRA(Kernel):
-    """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; scale: []; dropout: rate [] or None; all with a leading L outside the
-    scanned body. On an embedding [V, D] `in` is V and `out` is D."""
+    """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; bias: [out] or None; scale: []; dropout: rate [] or None; all with a leading L
+    outside the scanned body. On an embedding [V, D] `in` is V and `out` is D."""
 
     base: Any
     a: jax.Array
@@ -38,10 +38,12 @@ class LoRA(Kernel):
     scale: jax.Array
     dropout: jax.Array | None
     name: str
+    bias: jax.Array | None = None
 
-    trainable = ("a", "b")
+    trainable = ("a", "b", "bias")
     matrices = ("a", "b")
     fast = ("b",)
+    ranked = ("a", "b")
 
     @property
     def shape(self):
@@ -54,7 +56,8 @@ class LoRA(Kernel):
     def dot(self, x, key=None):
         h = drop(x, self.dropout, key, self.name)
         thin = shrink(h, self.a) * self.scale.astype(x.dtype)
-        return dot(x, self.base, key) + expand(thin, self.b)
+        y = dot(x, self.base, key) + expand(thin, self.b)
+        return y if self.bias is None else y + jnp.broadcast_to((self.scale * self.bias).astype(y.dtype), y.shape)
 
     def lookup(self, ids, dtype, key=None):
         thin = jnp.moveaxis(jnp.take(self.a, ids, axis=1), 0, -1).astype(dtype) * self.scale.astype(dtype)
@@ -69,6 +72,13 @@ class LoRA(Kernel):
         delta = jnp.einsum("...ri,...ro->...io", self.a, self.b * self.scale[..., None, None])
         return (base.astype(jnp.float32) + delta).astype(base.dtype)
 
+    def merged_bias(self):
+        below = self.base.merged_bias() if isinstance(self.base, Kernel) else None
+        if self.bias is None:
+            return below
+        own = self.scale[..., None] * self.bias
+        return own if below is None else below + own
+
 
 @dataclasses.dataclass(frozen=True)
 class lora:  # noqa: N801 (configs read `lora(rank=8)`)
@@ -80,6 +90,9 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
         targets: regular expressions over logical paths, or the field's names; see `peftjax.peft.select`.
         dropout: rate on the input of A, at training time; on embeddings there is none, whose input is an index.
         rslora: scale = alpha / sqrt(rank).
+        lora_bias: a bias behind B, from zero and scaled like it, on linear kernels (as HF PEFT).
+        ensure_weight_tying: on an embedding that the head is tied to, the head is adapted with it; False leaves the head what the base's
+            was, as HF PEFT does unless asked.
         init: of A on linear kernels, where B is zero, so that the start is the base exactly: "kaiming" is U(-1/sqrt(in), 1/sqrt(in)),
             "gaussian" is normal with std 1/rank (both as HF PEFT). "orthogonal": A and B are interleaved rows of one random orthogonal
             [R, R] / 10 and random [in], [out] directions, both non-zero with A B = 0; R must be even. On embeddings A is zero and B normal
@@ -94,6 +107,8 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
     targets: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
     rslora: bool = False
+    lora_bias: bool = False
+    ensure_weight_tying: bool = True
     init: str = "kaiming"
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -120,6 +135,8 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
         if {"lm_head", "head"} & set(as_patterns(self.targets)):
             params = with_head(params)
         targets = select(params, self.targets, self.layers)
+        if not self.ensure_weight_tying and any(t.logical == "embed/embedding" for t in targets):
+            params = with_head(params)
         require_used(self.rank_pattern, targets, "rank_pattern")
         require_used(self.alpha_pattern, targets, "alpha_pattern")
         for target in targets:
@@ -158,7 +175,8 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             a, b = (draw("a", zero), draw("b", thin)) if is_embedding else (draw("a", thin), draw("b", zero))
         scale = jnp.asarray(scales if layers else scales[0], jnp.float32)
         dropout = jnp.full(scale.shape, self.dropout, jnp.float32) if self.dropout else None
-        return LoRA(target.value, a, b, scale, dropout, self.name)
+        bias = jnp.zeros(b.shape[:-2] + b.shape[-1:]) if self.lora_bias and not is_embedding else None
+        return LoRA(target.value, a, b, scale, dropout, self.name, bias)
 
     def _random(self, rank: int, width: int, is_embedding: bool):
         if is_embedding:

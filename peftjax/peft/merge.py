@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
-from peftjax.nn.kernels import Entry, Kernel, Tied
-from peftjax.nn.tree import put, walk
+import jax
+
+from peftjax.nn.kernels import Entry, Kernel, Tied, dense
+from peftjax.nn.tree import get, put, walk
 from peftjax.peft.attach import activate, adapters, names_in
 
 
@@ -25,9 +27,18 @@ def merge(params: dict, names: Iterable[str] | None = None, strict: bool = True)
             f"{', '.join(stuck)}: a network at a site has no dense weight to be merged into; merge(strict=False) keeps it beside"
         )
     for path, value in list(walk(params)):
-        if isinstance(value, Kernel) and not isinstance(value, Tied) and names_in(value):
+        if isinstance(value, Kernel) and (names_in(value) or isinstance(value, Tied)):  # a head left alone by an adapted embedding
             try:
                 params = put(params, path, value.merge())
             except TypeError as error:
                 raise TypeError(f"{path}: {error}") from error
+            params = _with_bias(params, f"{path.rpartition('/')[0]}/bias", value.merged_bias())
     return params
+
+
+def _with_bias(params: dict, path: str, bias: jax.Array | None) -> dict:
+    """The tree with `bias` added to what stands at `path`, or standing there itself."""
+    if bias is None:
+        return params
+    there = get(params, path)
+    return put(params, path, bias if there is None else (dense(there) + bias).astype(there.dtype))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from peftjax.nn.kernels import Kernel, Tied, attend, dense, dot, lookup, node
 from peftjax.nn.tree import put, walk
-from peftjax.peft.select import KERNELS, Target, on_layers, parameters, select, sibling, with_head
+from peftjax.peft.select import KERNELS, Target, as_patterns, on_layers, parameters, select, sibling, with_head
 
 
 @node(arrays=("base", "value"), static=("name",))
@@ -68,14 +68,32 @@ def _train(params: dict, targets: list[Target], name: str, what: str) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class full:  # noqa: N801
-    """Full fine-tuning of every parameter, or of those on chosen `layers`."""
+    """Full fine-tuning of every parameter, or of the modules that `targets` name (HF PEFT's modules_to_save), or on chosen `layers`.
 
+    On a base with tied weights the target "lm_head" is a head trained apart from the embedding; with the target "embed_tokens" the head
+    follows, unless `ensure_weight_tying` is False: then it stays what the base's was, as HF PEFT does unless asked.
+    """
+
+    targets: str | Sequence[str] | None = None
+    ensure_weight_tying: bool = True
     layers: Sequence[int] | None = None
     name: str = "default"
 
     def attach(self, params: dict, key: jax.Array) -> dict:
-        """A new tree in which every base parameter is trained; `key` is not used."""
-        return _train(params, on_layers(parameters(params, (*KERNELS, "scale", "bias")), self.layers), self.name, "full()")
+        """A new tree in which these base parameters are trained; `key` is not used.
+
+        Raises:
+            ValueError: a target or a layer that names nothing, or a parameter that an adapter already wraps.
+        """
+        names = (*KERNELS, "scale", "bias")
+        if self.targets is None:
+            return _train(params, on_layers(parameters(params, names), self.layers), self.name, "full()")
+        if {"lm_head", "head"} & set(as_patterns(self.targets)):
+            params = with_head(params)
+        chosen = select(params, self.targets, self.layers, names)
+        if not self.ensure_weight_tying and any(t.logical == "embed/embedding" for t in chosen):
+            params = with_head(params)
+        return _train(params, chosen, self.name, "full()")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +111,8 @@ class norm_only:  # noqa: N801
 
 @dataclasses.dataclass(frozen=True)
 class bitfit:  # noqa: N801
-    """The biases of linear layers. Llama-like bases have none: `add=True` puts a zero bias on each target that lacks one."""
+    """The biases of linear layers, or with `targets="all"` every bias there is, those of norms too. Llama-like bases have none: `add=True`
+    puts a zero bias on each target that lacks one."""
 
     targets: str | Sequence[str] = "all-linear"
     add: bool = False
@@ -106,6 +125,8 @@ class bitfit:  # noqa: N801
         Raises:
             ValueError: no target has a bias and none may be added.
         """
+        if self.targets == "all":
+            return _train(params, on_layers(parameters(params, ("bias",)), self.layers), self.name, "bitfit()")
         found = []
         for target in select(params, self.targets, self.layers, names=("kernel",)):
             path, bias = f"{target.path.rpartition('/')[0]}/bias", sibling(params, target.path, "bias")
@@ -121,11 +142,13 @@ class bitfit:  # noqa: N801
 
 @dataclasses.dataclass(frozen=True)
 class head_only:  # noqa: N801
-    """The output head. On a base with tied weights the head is trained apart from the embedding, which stays as it is."""
+    """The output head. On a base with tied weights the head is trained apart from the embedding, which stays as it is; on an encoder with a
+    classifier of its own, what stands behind the last block is trained: pool and head."""
 
     name: str = "default"
 
     def attach(self, params: dict, key: jax.Array) -> dict:
-        """A new tree in which `head/kernel` is trained; `key` is not used."""
+        """A new tree in which the head is trained; `key` is not used."""
         params = with_head(params)
-        return _train(params, [t for t in parameters(params, ("kernel",)) if t.logical == "head/kernel"], self.name, "head_only()")
+        found = [t for t in parameters(params, ("kernel", "bias")) if t.logical.partition("/")[0] in ("head", "pool")]
+        return _train(params, found, self.name, "head_only()")

@@ -9,10 +9,21 @@ from typing import Any
 
 from peftjax.hints import did_you_mean
 from peftjax.peft.bottleneck import bottleneck
+from peftjax.peft.classifier import classifier
 from peftjax.peft.lora import lora
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.tokens import trainable_tokens
 
-METHODS = {"lora": lora, "bottleneck": bottleneck, "full": full, "bitfit": bitfit, "norm_only": norm_only, "head_only": head_only}
+METHODS = {
+    "lora": lora,
+    "bottleneck": bottleneck,
+    "full": full,
+    "bitfit": bitfit,
+    "norm_only": norm_only,
+    "head_only": head_only,
+    "classifier": classifier,
+    "trainable_tokens": trainable_tokens,
+}
 
 
 def to_data(method: Any) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""HF PEFT's rules of names, as its version 0.21 reads them: which modules a config targets, and which entry of a pattern counts.
+
+| field | rule |
+|---|---|
+| target_modules, exclude_modules | a list: the name is an entry or ends in ".entry"; a text: a regular expression over the whole name; "all-linear" |
+| layers_to_transform, layers_pattern | the layer's number, found behind the layer list's name, is among them; with a list of names only |
+| rank_pattern, alpha_pattern | a key is a regular expression over the name or over its end behind a dot; the first that fits counts |
+| modules_to_save | the name ends in an entry, with or without a dot before it |
+
+Names are without `base_model.model.`. Source: peft's tuners/tuners_utils.py and utils/other.py, read in 2026.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HEADS = ("lm_head", "score", "classifier")
+
+
+def targeted(names: Sequence[str], linear: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """Those of a base's module names that a config adapts.
+
+    Args:
+        names: of all modules.
+        linear: of those that "all-linear" means, before heads are left out.
+    """
+    wanted = config.get("target_modules")
+    if wanted == "all-linear":
+        chosen = [name for name in linear if name not in HEADS]
+    else:
+        chosen = [name for name in names if wanted is not None and _hit(wanted, name)]
+    excluded = config.get("exclude_modules")
+    chosen = [name for name in chosen if not (excluded and _hit(excluded, name))]
+    layers = config.get("layers_to_transform")
+    if layers is None or isinstance(wanted, str) and wanted != "all-linear":
+        return chosen
+    layers = {layers} if isinstance(layers, int) else set(layers)
+    return [name for name in chosen if _layer(name, config.get("layers_pattern")) in layers]
+
+
+def pattern_value(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+    """The entry of rank_pattern or alpha_pattern that counts for a module."""
+    for key, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
+    return default
+
+
+def saved(entries: Sequence[str] | None, name: str) -> bool:
+    """Whether modules_to_save names this module."""
+    return any(name.endswith(entry) for entry in entries or ())
+
+
+def _hit(wanted: str | Sequence[str], name: str) -> bool:
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, name) is not None
+    return any(name == entry or name.endswith(f".{entry}") for entry in wanted)
+
+
+def _layer(name: str, patterns: str | Sequence[str] | None) -> int | None:
+    if not patterns:
+        match = re.match(r".*\.[^.]*\.(\d+)\.", name)
+        return None if match is None else int(match[1])
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        match = re.match(rf"(?:.*\.)?{pattern}\.(\d+)\.", name)
+        if match is not None:
+            return int(match[1])
+    return None

@@ -1,0 +1,106 @@
+"""HF PEFT's adapters as tables: our nodes against their tensors and config fields. Read by peft_read, written by peft_write.
+
+| method | node | their keys behind `base_model.model.<module>.` |
+|---|---|---|
+| LoRA on a linear layer | LoRA | lora_A.weight (R, in), lora_B.weight (out, R), lora_B.bias (out,) |
+| LoRA on an embedding | LoRA | lora_embedding_A (R, V), lora_embedding_B (D, R) |
+| trainable tokens | TokenRows | token_adapter.trainable_tokens_delta (N, D): the new rows themselves |
+| modules_to_save | Trained | weight, bias |
+| bias "lora_only", "all" | Trained | base_layer.bias, bias |
+
+A method that joins brings a `Table` here, and a line in `REFUSED` goes. Seen in files written by peft 0.21.2.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from peftjax.interop.exchange.tensors import Tensor
+
+PREFIX = "base_model.model."
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Tensors of one node class on one kind of module.
+
+    Attributes:
+        node: our class.
+        kinds: of modules it stands on, as `Modules.kind` names them.
+        tensors: the rows.
+    """
+
+    node: str
+    kinds: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+
+
+LORA_LINEAR = Table("LoRA", ("linear", "conv1d"), (
+    Tensor("a", "lora_A.weight", ("R", "in")),
+    Tensor("b", "lora_B.weight", ("out", "R"), flip=True),
+    Tensor("bias", "lora_B.bias", ("out",), optional=True),
+))
+LORA_EMBEDDING = Table("LoRA", ("embedding",), (
+    Tensor("a", "lora_embedding_A", ("R", "V")),
+    Tensor("b", "lora_embedding_B", ("D", "R"), flip=True),
+))
+TOKENS = Table("TokenRows", ("embedding", "linear"), (Tensor("rows", "token_adapter.trainable_tokens_delta", ("N", "D")),))
+SAVED_LINEAR = Table("Trained", ("linear",), (Tensor("value", "weight", ("out", "in"), flip=True),))
+SAVED_CONV1D = Table("Trained", ("conv1d",), (Tensor("value", "weight", ("in", "out")),))
+SAVED_EMBEDDING = Table("Trained", ("embedding",), (Tensor("value", "weight", ("V", "D")),))
+SAVED_NORM = Table("Trained", ("norm",), (Tensor("value", "weight", ("out",)),))
+SAVED_BIAS = Tensor("value", "bias", ("out",))
+BIAS_UNDER_LORA = Tensor("value", "base_layer.bias", ("out",))
+COPY_OF_BASE = "base_layer.weight"
+
+TABLES = (LORA_LINEAR, LORA_EMBEDDING, TOKENS, SAVED_LINEAR, SAVED_CONV1D, SAVED_EMBEDDING, SAVED_NORM)
+SUFFIXES = sorted({t.suffix for table in TABLES for t in table.tensors} | {SAVED_BIAS.suffix, BIAS_UNDER_LORA.suffix, COPY_OF_BASE})
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A config field of theirs that a method's field answers, under another name at most."""
+
+    theirs: str
+    ours: str
+    default: Any = None
+
+
+FIELDS = (
+    Field("r", "rank", 8),
+    Field("lora_alpha", "alpha", 8),
+    Field("lora_dropout", "dropout", 0.0),
+    Field("use_rslora", "rslora", False),
+    Field("lora_bias", "lora_bias", False),
+)
+
+# Fields that must be off, each with what it would ask for.
+REFUSED = {
+    "use_dora": "DoRA, which has no node here yet",
+    "target_parameters": "LoRA on bare parameters (mixtures of experts)",
+    "layer_replication": "layers used several times",
+    "alora_invocation_tokens": "activated LoRA",
+    "use_qalora": "QA-LoRA, whose inputs are pooled",
+    "use_bdlora": "block-diagonal LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA, which changes the base",
+    "monteclora_config": "MonteCLoRA, which samples its factors",
+    "megatron_config": "Megatron's split layers",
+}
+# Fields that are read elsewhere, or say how the file came about and change nothing in what it holds.
+READ = {
+    "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "runtime_config",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "modules_to_save",
+    "bias", "fan_in_fan_out", "trainable_token_indices", "ensure_weight_tying", "init_lora_weights",
+    "corda_config", "eva_config", "loftq_config", "lora_ga_config", "velora_config", "qalora_group_size", "megatron_core",
+    *(field.theirs for field in FIELDS),
+}
+# Values of init_lora_weights with which the file fits a changed base, and not the one it names.
+MUTATING: Callable[[Any], bool] = lambda init: isinstance(init, str) and init.lower().startswith(  # noqa: E731
+    ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
+)
+OTHER_TYPES = {
+    "IA3", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "MISS", "BONE", "FOURIERFT", "RANDLORA", "LN_TUNING", "PROMPT_TUNING",
+    "P_TUNING", "PREFIX_TUNING", "SHIRA", "HIRA", "DELORA", "GRALORA", "ROAD", "C3A", "WAVEFT", "XLORA", "POLY", "TRAINABLE_TOKENS",
+}

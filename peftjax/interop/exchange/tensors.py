@@ -1,0 +1,109 @@
+"""The declarative part of an exchange: which of our arrays is which of their tensors, in which orientation.
+
+    Tensor("b", "lora_B.weight", ("out", "R"), flip=True)
+
+reads as: field `b` of our node, [R, out], is the transpose of their `<module>.lora_B.weight`, [out, R]. A table of such rows is read in
+both directions, by the importer and by the exporter.
+
+Where Hugging Face fuses modules that are separate here (q, k and v in one), an axis "out" of theirs is the parts of ours one behind another.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from peftjax.interop.weights import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One row of a table.
+
+    Attributes:
+        field: of our node.
+        suffix: of their key, behind the module and a dot.
+        axes: of theirs, as letters: R rank, in, out, V vocabulary, D width, M bottleneck, N tokens, 1.
+        flip: ours has them in reverse.
+        optional: need not be there.
+    """
+
+    field: str
+    suffix: str
+    axes: tuple[str, ...]
+    flip: bool = False
+    optional: bool = False
+
+    def ours(self, array: np.ndarray, part: tuple[int, int] | None = None) -> np.ndarray:
+        """Their tensor as ours; of a fused module, our part of it."""
+        if part is not None and "out" in self.axes:
+            array = np.take(array, np.arange(*part), axis=self.axes.index("out"))
+        return np.ascontiguousarray(self._turned(array))
+
+    def theirs(self, array: np.ndarray) -> np.ndarray:
+        """Our array as theirs."""
+        return np.ascontiguousarray(self._turned(np.asarray(array)))
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
+        """The shape that theirs must have; None where `sizes` does not know an axis."""
+        return tuple(1 if axis == "1" else sizes.get(axis) for axis in self.axes)
+
+    def _turned(self, array: np.ndarray) -> np.ndarray:
+        array = array.reshape([n for n, axis in zip(array.shape, self.axes, strict=True) if axis != "1"]) if "1" in self.axes else array
+        return array.T if self.flip else array
+
+
+def split_key(key: str, suffixes: Sequence[str]) -> tuple[str, str] | None:
+    """(module, suffix) of a key that ends in one of the suffixes, the longest that fits; None where none does."""
+    for suffix in sorted(suffixes, key=len, reverse=True):
+        if key == suffix or key.endswith(f".{suffix}"):
+            return key.removesuffix(suffix).removesuffix("."), suffix
+    return None
+
+
+def read_float32(name: str, source: Source, origin: str) -> tuple[np.ndarray, str]:
+    """(values in float32, name of the stored dtype) of one tensor.
+
+    Raises:
+        ValueError: truncated, or of a type that is not supported.
+    """
+    if source.problem is not None:
+        raise ValueError(f"{origin}: {name} cannot be read: {source.problem}")
+    array = source.read(slice(None)) if source.shape else source.read(Ellipsis)
+    array = np.asarray(array)
+    return array.astype(np.float32), array.dtype.name
+
+
+def fuse(parts: Sequence[tuple[tuple[int, int], Mapping[str, np.ndarray]]], whole: int) -> dict[str, np.ndarray]:
+    """LoRA factors of the parts of a fused module as those of the whole: a [R, in], b [R, out], scale.
+
+    Where all parts are there and share `a` and the scale, as after an import, this is the original. Otherwise the factors stand in blocks,
+    and the ranks add up; the product is the same.
+
+    Args:
+        parts: ((start, stop) along the whole output, {"a", "b", "scale"}), in the order of the output.
+        whole: size of the whole output.
+    """
+    first = parts[0][1]
+    complete = sum(stop - start for (start, stop), _ in parts) == whole
+    shared = all(np.array_equal(p["a"], first["a"]) and np.array_equal(p["scale"], first["scale"]) for _, p in parts)
+    if shared and (complete or len(parts) == 1):
+        b = np.zeros((first["b"].shape[0], whole), first["b"].dtype)
+        for (start, stop), part in parts:
+            b[:, start:stop] = part["b"]
+        return {"a": first["a"], "b": b, "scale": first["scale"]}
+    rank = sum(part["a"].shape[0] for _, part in parts)
+    a = np.concatenate([part["a"] for _, part in parts])
+    b, row = np.zeros((rank, whole), first["b"].dtype), 0
+    for (start, stop), part in parts:
+        rows = part["a"].shape[0]
+        b[row : row + rows, start:stop] = part["b"] * np.float32(part["scale"] / first["scale"])
+        row += rows
+    return {"a": a, "b": b, "scale": first["scale"]}
+
+
+def nbytes(arrays: Mapping[str, Any]) -> int:
+    """Bytes of all arrays."""
+    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
