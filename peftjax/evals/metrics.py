@@ -7,8 +7,8 @@
     evaluate(['a', 'x'], ['a', ('b', ['x'])], ['exact_match'])     == {'exact_match': {'mean': 1.0, 'low': ..., ...}}
 
 A metric is a pure function `(prediction, reference, aliases=()) -> float` in [0, 1]; aliases are further right answers,
-and the score is that of the best one. `METRICS` names them all. Intervals are Wilson's (E. B. Wilson, 1927), which hold
-at 0 % and 100 % too. Graded metrics get the same: values in [0, 1] never spread more than zeros and ones of that mean.
+and the score is that of the best one. `METRICS` names them all, those of `text_metrics` too. Intervals are Wilson's (E. B. Wilson,
+1927), which hold at 0 % and 100 % too. Graded metrics get the same: values in [0, 1] never spread more than zeros and ones of that mean.
 """
 
 import difflib
@@ -16,6 +16,8 @@ import json
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+
+from peftjax.evals.text_metrics import chrf, edit_similarity, placeholders_kept, refusal_match, refused, value_match
 
 Z_95 = 1.959963984540054  # the 97.5 % point of the normal distribution: two-sided 95 %
 
@@ -80,8 +82,14 @@ METRICS: dict[str, Callable[..., float]] = {
     "json_field_f1": json_field_f1,
     "accuracy": accuracy,
     "text_match": text_match,
+    "chrf": chrf,
+    "edit_similarity": edit_similarity,
+    "value_match": value_match,
+    "placeholders_kept": placeholders_kept,
+    "refused": refused,
+    "refusal_match": refusal_match,
 }
-GRADED = frozenset({"json_field_f1"})  # every other metric is 0 or 1
+GRADED = frozenset({"json_field_f1", "chrf", "edit_similarity"})  # every other metric is 0 or 1
 
 
 def wilson_interval(successes: float, n: int, z: float = Z_95) -> tuple[float, float]:

@@ -37,16 +37,16 @@ def build(cap: int = 700, seed: int = 0) -> list[Record]:
 
     def make() -> list[Record]:
         places: dict[str, dict[str, str]] = collections.defaultdict(dict)
-        for label, category, term in _terms():
-            places[term].setdefault(label, category)
+        for label, code, term in terms():
+            places[term].setdefault(label, code[:3])
         by_label: dict[str, list[tuple[str, str]]] = {label: [] for label in LABELS}
         for term, found in sorted(places.items()):
             if len(found) == 1:
                 (label, category), = found.items()
                 by_label[label].append((term, category))
         records = []
-        for label, terms in by_label.items():
-            drawn = random.Random(f"icd_chapter/{seed}/{label}").sample(terms, min(cap, len(terms)))
+        for label, found in by_label.items():
+            drawn = random.Random(f"icd_chapter/{seed}/{label}").sample(found, min(cap, len(found)))
             records += [_record(label, category, term) for term, category in drawn]
         random.Random(f"icd_chapter/{seed}").shuffle(records)
         return records
@@ -54,17 +54,16 @@ def build(cap: int = 700, seed: int = 0) -> list[Record]:
     return cached("icd_chapter", VERSION, {"cap": cap, "seed": seed}, make)
 
 
-def _terms() -> Iterator[tuple[str, str, str]]:
-    """(label, three-character category, term) of every title and inclusion term of fitting length."""
+def terms() -> Iterator[tuple[str, str, str]]:
+    """(label, code, term) of every title and inclusion term of fitting length; the code's first three characters are the category."""
     chapters = ElementTree.parse(fetch(_FILE)).getroot().findall("chapter")
     for chapter in chapters:
         label = LABELS[int(chapter.findtext("name")) - 1]
         for diagnosis in chapter.iter("diag"):
-            category = diagnosis.findtext("name")[:3]
             for element in (diagnosis.find("desc"), *diagnosis.findall("inclusionTerm/note")):
                 term = re.sub(r"\s+", " ", element.text or "").strip()
                 if len(term) in _LENGTHS:
-                    yield label, category, term
+                    yield label, diagnosis.findtext("name"), term
 
 
 def _record(label: str, category: str, term: str) -> Record:
