@@ -6,7 +6,8 @@
 
 Messages of Django (BSD-3) and the names of territories, languages and currencies of the Unicode CLDR (Unicode-3.0), which babel brings.
 Left out: plural, contextual and fuzzy messages, those with HTML, translations that equal the English text or have other placeholders,
-territories that are numbers, languages of three letters, currencies with years. A text of two components belongs to the first by name.
+territories that are numbers, languages of three letters, currencies with years. A text of two components belongs to the first by name,
+and texts that differ in case or closing punctuation alone ("May", "may") are one unit.
 """
 
 import contextlib
@@ -47,14 +48,13 @@ def build(languages: Sequence[str] = tuple(LANGUAGES), kinds: Sequence[str] = KI
     def make() -> list[Record]:
         pairs = [*(_messages() if "message" in kinds else ()), *_names([kind for kind in KINDS[1:] if kind in kinds])]
         groups: dict[str, str] = {}
-        for group, english, _, _ in sorted(pairs):
-            groups.setdefault(english, group)
-        records = (
-            Record(prompt=f"Translate to {LANGUAGES[language]}: {english}", response=text, group=groups[english], lang=language,
-                   source=f"babel=={_BABEL}" if groups[english].startswith("cldr_") else f"django=={_DJANGO}")
-            for _, english, language, text in sorted(pairs)
-            if language in options["languages"] and text != english
-        )
+        records = []
+        for group, english, language, text in sorted(pairs):
+            unit = groups.setdefault(english.casefold().strip(" .:!?…"), group)
+            if language in options["languages"] and text != english:
+                source = f"babel=={_BABEL}" if group.startswith("cldr_") else f"django=={_DJANGO}"
+                prompt = f"Translate to {LANGUAGES[language]}: {english}"
+                records.append(Record(prompt=prompt, response=text, group=unit, lang=language, source=source))
         return shuffled(single_answers(records), f"i18n/{seed}")
 
     return cached("i18n", VERSION, options, make)
