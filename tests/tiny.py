@@ -26,7 +26,7 @@ BATCH, LENGTH = 3, 5
 
 
 class Batch(NamedTuple):
-    """What a training step reads: tokens, segments, positions [B, T]; loss_positions, targets, weights [B, M]."""
+    """What a training step reads: tokens, segments, positions [B, T]; loss_positions, targets, weights [B, M]; types [B, T] or None."""
 
     tokens: jax.Array
     segments: jax.Array
@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     loss_positions: jax.Array
     targets: jax.Array
     weights: jax.Array
+    types: jax.Array | None = None
 
 
 @functools.cache

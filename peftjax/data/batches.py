@@ -20,8 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from peftjax.data.packing import Batch, assemble, loss_slots_needed, pack
-from peftjax.data.tokens import TokenRows
+from peftjax.data.packing import Batch, Rows, assemble, loss_slots_needed, pack
 
 T = TypeVar("T")
 # Rows packed together: enough that under 3 % of the tokens are padding, few enough that batches stay mixed.
@@ -38,7 +37,7 @@ class Batches:
 
     def __init__(
         self,
-        rows: TokenRows,
+        rows: Rows,
         batch_size: int,
         length: int,
         seed: int,
@@ -114,7 +113,7 @@ class Batches:
         free = self._packed(0, None)
         loose = loss_slots_needed(self._rows, free)
         longest = int(self._rows.loss_lengths.max())
-        average = self.length * self._rows.loss_lengths.sum() / len(self._rows.ids)
+        average = self.length * self._rows.loss_lengths.sum() / self._rows.lengths.sum()
         tight = max(16, -(-int(max(longest, 1.15 * average)) // 16) * 16)
         if self._pack and tight < loose and len(self._packed(0, tight)) <= 1.02 * len(free):
             return tight
@@ -123,7 +122,7 @@ class Batches:
 
 
 def eval_batches(
-    rows: TokenRows, batch_size: int, length: int, process_index: int = 0, process_count: int = 1
+    rows: Rows, batch_size: int, length: int, process_index: int = 0, process_count: int = 1
 ) -> list[Batch]:
     """All rows exactly once, packed, in batches of one shape whose `rows` map segments to token rows; filled with padding."""
     lines = _share(batch_size, process_index, process_count)
@@ -173,7 +172,7 @@ def _share(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * each, (process_index + 1) * each)
 
 
-def _check_rows(rows: TokenRows, length: int) -> None:
+def _check_rows(rows: Rows, length: int) -> None:
     if not len(rows):
         raise ValueError("there are no rows to make batches of")
     longer = int((rows.lengths > length).sum())

@@ -7,16 +7,35 @@
     targets         [B, M]  a a b b               that next token
     weights         [B, M]  1 1 1 1               0 in unused slots
 
+Rows of classified texts (`peftjax.data.labelled`) carry loss at their first token, whose target is the number of the label, and may have
+`types` [B, T], the number of the text of a pair that a token belongs to.
 M bounds the positions at which logits are asked for, so that the head need not run on prompts.
 First-fit decreasing: Johnson et al., "Worst-case performance bounds for simple one-dimensional packing algorithms", 1974.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from peftjax.data.tokens import TokenRows
+
+class Rows(Protocol):
+    """What is needed of tokenised rows; all arrays are numpy's.
+
+    lengths, loss_lengths: int [R], tokens of each row, and how many of them carry loss; row(i): int32 ids; row_types(i): int32 token
+    types, or None where no row has any; loss(i): positions within the row that carry loss, and their targets.
+    """
+
+    lengths: np.ndarray
+    loss_lengths: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> np.ndarray: ...
+
+    def row_types(self, index: int) -> np.ndarray | None: ...
+
+    def loss(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class Batch(NamedTuple):
@@ -32,6 +51,7 @@ class Batch(NamedTuple):
     targets: np.ndarray
     weights: np.ndarray
     rows: np.ndarray | None = None
+    types: np.ndarray | None = None
 
 
 def pack(
@@ -75,36 +95,39 @@ def pack(
 
 
 def assemble(
-    rows: TokenRows, bins: Sequence[Sequence[int]], length: int, loss_slots: int, row_slots: int | None = None
+    rows: Rows, bins: Sequence[Sequence[int]], length: int, loss_slots: int, row_slots: int | None = None
 ) -> Batch:
     """The batch of B = len(bins) lines of T = `length` tokens, M = `loss_slots`; an empty bin is a line of padding.
 
     With `row_slots` = S the batch says in `rows` which token row each segment is. ValueError if a bin needs more than T or M.
     """
-    tokens, segments, positions = (np.zeros((len(bins), length), np.int32) for _ in range(3))
+    tokens, segments, positions, types = (np.zeros((len(bins), length), np.int32) for _ in range(4))
     loss_positions, targets = (np.zeros((len(bins), loss_slots), np.int32) for _ in range(2))
     weights = np.zeros((len(bins), loss_slots), np.float32)
     row_index = None if row_slots is None else np.full((len(bins), row_slots), -1, np.int32)
+    typed = rows.row_types(0) is not None
     for line, members in enumerate(bins):
         start = slot = 0
         for segment, row in enumerate(members, start=1):
-            ids, first = rows.row(row), max(int(rows.prompt_len[row]), 1)
-            end, loss_end = start + len(ids), slot + len(ids) - first
+            ids, (at, wanted) = rows.row(row), rows.loss(row)
+            end, loss_end = start + len(ids), slot + len(at)
             if end > length or loss_end > loss_slots:
                 raise ValueError(f"line {line} needs over {length} tokens or {loss_slots} loss slots: rows {list(members)}")
             tokens[line, start:end] = ids
             segments[line, start:end] = segment
             positions[line, start:end] = np.arange(len(ids))
-            loss_positions[line, slot:loss_end] = np.arange(start + first - 1, end - 1)
-            targets[line, slot:loss_end] = ids[first:]
+            if typed:
+                types[line, start:end] = rows.row_types(row)
+            loss_positions[line, slot:loss_end] = start + at
+            targets[line, slot:loss_end] = wanted
             weights[line, slot:loss_end] = 1
             start, slot = end, loss_end
         if row_index is not None:
             row_index[line, : len(members)] = members
-    return Batch(tokens, segments, positions, loss_positions, targets, weights, row_index)
+    return Batch(tokens, segments, positions, loss_positions, targets, weights, row_index, types if typed else None)
 
 
-def loss_slots_needed(rows: TokenRows, bins: Sequence[Sequence[int]], multiple: int = 16) -> int:
+def loss_slots_needed(rows: Rows, bins: Sequence[Sequence[int]], multiple: int = 16) -> int:
     """The most loss tokens of any bin, rounded up to a multiple: the M that holds for all of these bins."""
     loss = rows.loss_lengths
     most = max((int(loss[members].sum()) for members in map(list, bins) if members), default=0)

@@ -66,6 +66,14 @@ class TokenRows:
         """int32 [length of the row]."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
+    def row_types(self, index: int) -> None:
+        """Token types of a row: a decoder has none."""
+
+    def loss(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(positions within the row that carry loss, the token that follows each): two int arrays of one length."""
+        ids, first = self.row(index), max(int(self.prompt_len[index]), 1)
+        return np.arange(first - 1, len(ids) - 1), ids[first:]
+
     @property
     def lengths(self) -> np.ndarray:
         """int64 [R], tokens of each row."""

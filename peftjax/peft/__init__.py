@@ -19,7 +19,6 @@ from peftjax.peft.table import table
 from peftjax.peft.tokens import trainable_tokens
 
 __all__ = [
-    "activate", "adapters", "attach", "bitfit", "bottleneck", "classifier", "combine", "cut_points", "detach", "full", "head_only", "houlsby",
-    "lora", "merge", "norm_only", "parallel", "partition", "pfeiffer", "scaled_parallel", "table",
-    "trainable_tokens",
+    "activate", "adapters", "attach", "bitfit", "bottleneck", "classifier", "combine", "cut_points", "detach", "full", "head_only",
+    "houlsby", "lora", "merge", "norm_only", "parallel", "partition", "pfeiffer", "scaled_parallel", "table", "trainable_tokens",
 ]

@@ -58,7 +58,7 @@ def test_a_batch_by_hand():
     assert batch.targets.tolist() == [[c, 2, d, 2], [0] * 4, [f, 2, 0, 0]]
     assert batch.weights.tolist() == [[1, 1, 1, 1], [0] * 4, [1, 1, 0, 0]]
     assert batch.rows.tolist() == [[0, 1, -1], [-1, -1, -1], [2, -1, -1]]
-    assert {array.dtype for array in batch} == {np.dtype("int32"), np.dtype("float32")}
+    assert {array.dtype for array in batch[:7]} == {np.dtype("int32"), np.dtype("float32")}
 
 
 @given(st.lists(st.tuples(st.text("ab", max_size=9), st.text("cd", min_size=1, max_size=9)), min_size=1, max_size=20))
