@@ -35,6 +35,7 @@ from peft import IA3Config, LoraConfig
 HERE = Path(__file__).parent
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GPT2 = ["c_attn", "c_proj", "c_fc"]
+TOKENS = [3, 50, 96]  # of trainable_token_indices; they occur in the inputs
 BATCH, LENGTH = 2, 8
 
 
@@ -122,8 +123,8 @@ VARIANTS = {
     "lora_bias": Variant("llama_tied", lora(LINEARS, lora_bias=True)),
     "bias_lora_only": Variant("llama_tied", lora(["q_proj", "down_proj"], bias="lora_only")),
     "bias_all": Variant("llama_tied", lora(["q_proj"], bias="all")),
-    "tokens": Variant("llama", lora(["q_proj"], trainable_token_indices=[3, 50, 96])),
-    "tokens_tied": Variant("llama_tied", lora(["q_proj"], trainable_token_indices=[3, 50, 96])),
+    "tokens": Variant("llama", lora(["q_proj"], trainable_token_indices=TOKENS)),
+    "tokens_tied": Variant("llama_tied", lora(["q_proj"], trainable_token_indices=TOKENS)),
     "tokens_head": Variant("llama", lora(["q_proj"], trainable_token_indices={"embed_tokens": [3, 50], "lm_head": [96]})),
     "dora": Variant("llama", lora(LINEARS, use_dora=True)),
     "named": Variant("llama", lora(["q_proj", "v_proj"]), adapter="french"),
@@ -168,7 +169,8 @@ def inputs(base: str, config: peft.PeftConfig, generator: torch.Generator) -> di
     vocabulary = transformers.AutoConfig.from_pretrained(HERE / base).vocab_size
     ids = torch.randint(5, vocabulary, (BATCH, LENGTH), generator=generator)
     if config.task_type != "SEQ_CLS":
-        ids[:, 2:5] = torch.tensor([3, 50, 96])  # the tokens of trainable_token_indices occur
+        if vocabulary > max(TOKENS):
+            ids[:, 2:5] = torch.tensor(TOKENS)
         return {"input_ids": ids}
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
