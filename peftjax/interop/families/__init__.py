@@ -4,12 +4,16 @@ A new architecture is a new file here (and, if it computes something new, a fiel
 """
 
 from peftjax.interop.families.bert import BERT, ROBERTA
+from peftjax.interop.families.gemma import GEMMA2, GEMMA3
+from peftjax.interop.families.gpt2 import GPT2
 from peftjax.interop.families.llama import LLAMA
+from peftjax.interop.families.phi3 import PHI3
+from peftjax.interop.families.qwen import QWEN2, QWEN3
 from peftjax.interop.families.table import FORMATS, Family, Module, Stored, Weight, hf_modules
 
 __all__ = ["FAMILIES", "FORMATS", "Family", "Module", "Stored", "Weight", "family_for", "family_named", "hf_modules"]
 
-FAMILIES = (LLAMA, BERT, ROBERTA)
+FAMILIES = (LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GPT2, BERT, ROBERTA)
 
 
 def family_named(name: str) -> Family:

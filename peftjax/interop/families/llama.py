@@ -1,4 +1,8 @@
-"""Llama, Mistral, SmolLM2: names of transformers' modelling files and of llama.cpp's converter, whose `permute` reorders q and k."""
+"""Llama, Mistral, SmolLM2, and what other families share with them.
+
+Names are those of transformers' modelling files and of llama.cpp's converter. The latter's `permute` reorders the rows of q and k for
+these alone.
+"""
 
 from peftjax.interop.families.table import Family, Stored, Weight
 
@@ -20,26 +24,39 @@ def linear(path: str, axes: tuple[str, str], hf: str, gguf: str, bias: str, rota
     )
 
 
+def scale(path: str, axis: str, hf: str, gguf: str, offset: float = 0.0) -> Weight:
+    """The scale of an RMS norm, to which GGUF has added `offset`."""
+    return Weight(f"{path}/scale", (axis,), Stored(f"{hf}.weight"), Stored(f"{gguf}.weight", offset=offset))
+
+
+def qkv(permuted: bool = False) -> tuple[Weight, ...]:
+    """q, k and v; `permuted` as Llama's are in GGUF."""
+    return (
+        *linear("attn/q", ("D", "HK"), "self_attn.q_proj", "attn_q", "qkv_bias", rotary="heads" if permuted else None),
+        *linear("attn/k", ("D", "GK"), "self_attn.k_proj", "attn_k", "qkv_bias", rotary="kv_heads" if permuted else None),
+        *linear("attn/v", ("D", "GK"), "self_attn.v_proj", "attn_v", "qkv_bias"),
+    )
+
+
+EMBED = Weight("embed/embedding", ("V", "D"), Stored("model.embed_tokens.weight"), Stored("token_embd.weight"))
+ATTN_NORM = scale("blocks/attn_norm", "D", f"{LAYER}input_layernorm", f"{BLOCK}attn_norm")
+OUT = linear("attn/o", ("HK", "D"), "self_attn.o_proj", "attn_output", "out_bias")
+MLP_NORM = scale("blocks/mlp_norm", "D", f"{LAYER}post_attention_layernorm", f"{BLOCK}ffn_norm")
+GATE_UP = (
+    *linear("mlp/gate", ("D", "F"), "mlp.gate_proj", "ffn_gate", "mlp_bias"),
+    *linear("mlp/up", ("D", "F"), "mlp.up_proj", "ffn_up", "mlp_bias"),
+)
+DOWN = linear("mlp/down", ("F", "D"), "mlp.down_proj", "ffn_down", "mlp_bias")
+FINAL_NORM = scale("final_norm", "D", "model.norm", "output_norm")
+HEAD = Weight("head/kernel", ("D", "V"), Stored("lm_head.weight", transpose=True), Stored("output.weight", transpose=True), when="!tied")
+COPIES = (("lm_head.weight", "embed/embedding"),)
+IGNORED = ("model.layers.{layer}.self_attn.rotary_emb.inv_freq",)
+
 LLAMA = Family(
     name="llama",
     hf=("LlamaForCausalLM", "MistralForCausalLM"),
     gguf=("llama",),
-    weights=(
-        Weight("embed/embedding", ("V", "D"), Stored("model.embed_tokens.weight"), Stored("token_embd.weight")),
-        Weight("blocks/attn_norm/scale", ("D",), Stored(f"{LAYER}input_layernorm.weight"), Stored(f"{BLOCK}attn_norm.weight")),
-        *linear("attn/q", ("D", "HK"), "self_attn.q_proj", "attn_q", "qkv_bias", rotary="heads"),
-        *linear("attn/k", ("D", "GK"), "self_attn.k_proj", "attn_k", "qkv_bias", rotary="kv_heads"),
-        *linear("attn/v", ("D", "GK"), "self_attn.v_proj", "attn_v", "qkv_bias"),
-        *linear("attn/o", ("HK", "D"), "self_attn.o_proj", "attn_output", "out_bias"),
-        Weight("blocks/mlp_norm/scale", ("D",), Stored(f"{LAYER}post_attention_layernorm.weight"), Stored(f"{BLOCK}ffn_norm.weight")),
-        *linear("mlp/gate", ("D", "F"), "mlp.gate_proj", "ffn_gate", "mlp_bias"),
-        *linear("mlp/up", ("D", "F"), "mlp.up_proj", "ffn_up", "mlp_bias"),
-        *linear("mlp/down", ("F", "D"), "mlp.down_proj", "ffn_down", "mlp_bias"),
-        Weight("final_norm/scale", ("D",), Stored("model.norm.weight"), Stored("output_norm.weight")),
-        Weight(
-            "head/kernel", ("D", "V"), Stored("lm_head.weight", transpose=True), Stored("output.weight", transpose=True), when="!tied"
-        ),
-    ),
-    copies=(("lm_head.weight", "embed/embedding"),),
-    ignored=("model.layers.{layer}.self_attn.rotary_emb.inv_freq",),
+    weights=(EMBED, ATTN_NORM, *qkv(permuted=True), *OUT, MLP_NORM, *GATE_UP, *DOWN, FINAL_NORM, HEAD),
+    copies=COPIES,
+    ignored=IGNORED,
 )
