@@ -13,11 +13,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import yaml
-
 from peftjax.data.records import Record
 from peftjax.data.sets.answers import digest, one_line, shuffled, single_answers
 from peftjax.data.sets.cached import cached
+from peftjax.data.sets.plain_yaml import read_yaml
 from peftjax.interop.pypi import fetch, fetch_matching
 
 VERSION = "1"
@@ -109,16 +108,14 @@ def _countryinfo() -> Iterator[Question]:
 
 def _trivia() -> Iterator[Question]:
     for path in fetch_matching(_TRIVIA_FILES).values():
-        # BaseLoader leaves every scalar the text it is: 1963, yes and 1.0 are answers, not values.
-        for text, answers in yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader).items():
+        for text, answers in read_yaml(path).items():
             # AUTHOR is no list, a question about a picture has a link, and an answer with a colon became a mapping.
             if isinstance(answers, list) and "http" not in text and all(isinstance(answer, str) for answer in answers):
                 yield _topical(path.stem, text, answers, _TRIVIA)
 
 
 def _chatterbot() -> Iterator[Question]:
-    content = yaml.load(fetch(_CHATTERBOT_FILE).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    for text, answer, *_ in content["conversations"]:
+    for text, answer, *_ in read_yaml(fetch(_CHATTERBOT_FILE))["conversations"]:
         yield _topical("chatterbot", text, [answer.rstrip(".")], _CHATTERBOT)
 
 

