@@ -29,8 +29,8 @@ INITS = ("kaiming", "gaussian", "orthogonal")
 @node(arrays=("base", "a", "b", "bias", "scale", "dropout"), static=("name",))
 @dataclasses.dataclass(frozen=True)
 class LoRA(Kernel):
-    """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; bias: [out] or None; scale: []; dropout: rate [] or None; all with a leading L
-    outside the scanned body. On an embedding [V, D] `in` is V and `out` is D."""
+    """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; bias: [out] or None; scale: []; dropout: rate [] or None; all with a
+    leading L outside the scanned body. On an embedding [V, D] `in` is V and `out` is D."""
 
     base: Any
     a: jax.Array

@@ -22,6 +22,7 @@ from peftjax.interop.exchange.lora_methods import Found, by_layers, lora_methods
 from peftjax.interop.exchange.modules import Modules, logical
 from peftjax.interop.exchange.peft_rules import pattern_value, saved, targeted
 from peftjax.interop.exchange.tensors import Tensor, read_float32, split_key
+from peftjax.peft.classifier import classifier
 from peftjax.peft.parts import bitfit, full
 from peftjax.peft.tokens import trainable_tokens
 
@@ -34,7 +35,8 @@ def read_peft(folder: str | Path, base_config: Any, base_params: Any = None) -> 
 
     Raises:
         FileNotFoundError: no config or no tensors there.
-        ValueError: another method, a setting that is not supported, a pickle, a foreign base, or tensors that are missing, extra or misshapen.
+        ValueError: another method, a setting that is not supported, a pickle, a foreign base, or tensors that are missing, extra or
+            misshapen.
     """
     folder = Path(folder)
     config = read_json(folder / t.CONFIG)
@@ -72,6 +74,7 @@ class _Reader:
         self.arrays: dict[str, dict[str, dict[str, np.ndarray]]] = collections.defaultdict(lambda: collections.defaultdict(dict))
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.label_count = 0
         self.copies: list[tuple[str, np.ndarray]] = []
         self.dtypes: collections.Counter[str] = collections.Counter()
 
@@ -140,7 +143,13 @@ class _Reader:
         shapes = [self.modules.sizes(path) for path in paths]
         if self.modules.kind(paths[0]) == "embedding":
             return {"V": shapes[0][0], "D": shapes[0][1]}
+        if paths == ["head"] and self._labelled():
+            return {"in": shapes[0][0]}  # an adapter's head may have other labels than the base's
         return {"in": shapes[0][0], "out": sum(shape[-1] for shape in shapes)}
+
+    def _labelled(self) -> bool:
+        """Whether the base is an encoder, whose head gives labels."""
+        return hasattr(self.modules.config, "labels")
 
     def _lora(self, name: str, paths: list[str], entries: dict[str, np.ndarray], pieces: dict, found: dict) -> None:
         table = t.LORA_EMBEDDING if self.modules.kind(paths[0]) == "embedding" else t.LORA_LINEAR
@@ -178,10 +187,9 @@ class _Reader:
         return tuple(indices)
 
     def _bias(self, name: str, paths: list[str], row: Tensor, array: np.ndarray, pieces: dict) -> list[str]:
-        out = sum(self.modules.sizes(path)[-1] for path in paths)
         if not all(self.modules.has_bias(path) for path in paths):
             self.problems.append(f"extra     {t.PREFIX}{name}.{row.suffix}: this base has no bias there")
-        elif self._shaped(name, row, array, {"out": out}):
+        elif self._shaped(name, row, array, {"out": self._sizes(name).get("out")} if self.modules.kind(paths[0]) != "norm" else {}):
             for path in paths:
                 pieces[f"{path}/bias"] = Piece("Trained", {"value": row.ours(array, self.modules.theirs[path].part)})
             return paths
@@ -194,6 +202,8 @@ class _Reader:
         if self._shaped(name, row, array, self._sizes(name)):
             for path in paths:
                 pieces[self.modules.parameter(path)] = Piece("Trained", {"value": row.ours(array, self.modules.theirs[path].part)})
+        if paths == ["head"]:
+            self.label_count = array.shape[0]
         if any(self.modules.has_bias(path) for path in paths):
             if "bias" in entries:
                 self._bias(name, paths, t.SAVED_BIAS, entries.pop("bias"), pieces)
@@ -279,6 +289,11 @@ class _Reader:
         partly = [module for module, layers in by_layers(paths).items() if layers not in ({None}, everywhere)]
         if partly:
             raise ValueError(f"{self.folder}: modules_to_save on some layers only is not supported: {', '.join(partly)}")
+        if self._labelled() and "head" in paths:
+            labels, count = self.modules.config.labels, self.label_count
+            head = classifier(labels=labels if len(labels) == count else count, hidden="pool" in paths)
+            others = [path for path in paths if path not in ("head", "pool")]
+            return (head, *self._saved_methods(others))
         targets = tuple(sorted({named(logical(path)) for path in paths}))
         return (full(targets=targets, ensure_weight_tying=bool(self.config.get("ensure_weight_tying"))),)
 

@@ -2,10 +2,10 @@
 
 | field | rule |
 |---|---|
-| target_modules, exclude_modules | a list: the name is an entry or ends in ".entry"; a text: a regular expression over the whole name; "all-linear" |
-| layers_to_transform, layers_pattern | the layer's number, found behind the layer list's name, is among them; with a list of names only |
+| target_modules, exclude_modules | a list: the name is an entry or ends in ".entry"; a text: a regular expression over the whole name |
+| layers_to_transform, layers_pattern | the layer's number, behind the layer list's name, is among them; with a list of names only |
 | rank_pattern, alpha_pattern | a key is a regular expression over the name or over its end behind a dot; the first that fits counts |
-| modules_to_save | the name ends in an entry, with or without a dot before it |
+| modules_to_save | the name, or that of a module that holds it, ends in an entry, with or without a dot before it |
 
 Names are without `base_model.model.`. Source: peft's tuners/tuners_utils.py and utils/other.py, read in 2026.
 """
@@ -47,8 +47,10 @@ def pattern_value(patterns: Mapping[str, Any] | None, name: str, default: Any) -
 
 
 def saved(entries: Sequence[str] | None, name: str) -> bool:
-    """Whether modules_to_save names this module."""
-    return any(name.endswith(entry) for entry in entries or ())
+    """Whether modules_to_save names this module, or one that holds it."""
+    parts = name.split(".")
+    holders = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return any(holder.endswith(entry) for entry in entries or () for holder in holders)
 
 
 def _hit(wanted: str | Sequence[str], name: str) -> bool:

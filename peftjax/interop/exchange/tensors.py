@@ -5,7 +5,8 @@
 reads as: field `b` of our node, [R, out], is the transpose of their `<module>.lora_B.weight`, [out, R]. A table of such rows is read in
 both directions, by the importer and by the exporter.
 
-Where Hugging Face fuses modules that are separate here (q, k and v in one), an axis "out" of theirs is the parts of ours one behind another.
+Where Hugging Face fuses modules that are separate here (q, k and v in one), an axis "out" of theirs is the parts of ours one behind
+another.
 """
 
 import dataclasses
