@@ -121,6 +121,11 @@ class Tokenizer:
         encoded = self.backend.encode(text, pair, add_special_tokens=True)
         return encoded.ids, encoded.type_ids
 
+    def encode_rendered(self, text: str, special: bool = True) -> list[int]:
+        """Ids of a text that was rendered already: control texts within become control tokens, as Hugging Face transformers reads every
+        text, and with `special` the tokens that the model expects stand around it. Not for text of users: see `encode_chat`."""
+        return self._with_control.encode(text, add_special_tokens=special).ids
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
         return [row.ids for row in self.backend.encode_batch(list(texts), add_special_tokens=False)]

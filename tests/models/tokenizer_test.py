@@ -195,3 +195,11 @@ def test_control_tokens_around_a_text_and_a_pair():
     assert ids == [cls, *first, sep, *second, sep] and sep not in first
     assert types == [0] * (len(first) + 2) + [1] * (len(second) + 1)
     assert tokenizer.encode_with_special("") == ([cls, sep], [0, 0])
+
+
+def test_control_texts_of_a_rendered_text_are_control_tokens():
+    tokenizer = Tokenizer.from_directory(golden_tokenizers.FOLDER / "llama3")
+    text, bos = "a<|eot_id|>b", tokenizer.bos_id
+    ids = [*tokenizer.encode("a"), tokenizer.control_ids["<|eot_id|>"], *tokenizer.encode("b")]
+    assert tokenizer.encode_rendered(text) == [bos, *ids] and tokenizer.encode_rendered(text, special=False) == ids
+    assert tokenizer.encode_with_special(text)[0] == [bos, *tokenizer.encode(text)] != [bos, *ids]
