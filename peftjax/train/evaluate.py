@@ -6,7 +6,7 @@ untouched base, which is what the evaluation before training measures.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from peftjax.evals.metrics import evaluate, perplexity
 from peftjax.models.decoder import Decoder
 from peftjax.models.generate import generate_ids
 from peftjax.peft.partition import combine
-from peftjax.train.inputs import Held
+from peftjax.train.held import Held
 from peftjax.train.loss import token_losses
 
 
@@ -37,6 +37,20 @@ class RowLosses:
             "loss": nll / tokens, "perplexity": perplexity(nll, tokens), "token_accuracy": float(self.right.sum()) / tokens,
             "teacher_forced_exact_match": float(np.mean(self.right == self.tokens)),
         }
+
+
+def curve_set(options: Any, held: Mapping[str, Held]) -> str:
+    """The set whose loss is followed over all steps: validation where it is measured at intervals, else test."""
+    return "validation" if options.every and "validation" in held else "test"
+
+
+def require_finite(evaluation: Mapping[str, Any]) -> None:
+    """FloatingPointError for a loss that is not finite."""
+    for name in ("loss", "general_loss"):
+        if name in evaluation and not math.isfinite(evaluation[name]):
+            raise FloatingPointError(
+                f"{name} at step {evaluation['step']} is {evaluation[name]}: training has diverged; lower the learning rate"
+            )
 
 
 class Evaluator:
@@ -92,8 +106,7 @@ class Evaluator:
             base_general_loss: loss of the untouched base on the general text; None where this evaluation is of the base itself.
         """
         found: dict[str, Any] = {"step": step, "split": split, "metrics": {}, "predictions": []}
-        # One curve over all steps is of one set: validation where it is measured at intervals, else test.
-        curve = "validation" if self.options.every and "validation" in self.held else "test"
+        curve = curve_set(self.options, self.held)
         rows = {name: self.row_losses(name, trainable, frozen) for name in {curve, split} & set(self.held)}
         if curve in rows:
             found |= {"losses_of": curve} | rows[curve].summary()
@@ -103,9 +116,7 @@ class Evaluator:
         if "general" in self.held:
             found["general_loss"] = self.row_losses("general", trainable, frozen).summary()["loss"]
             found["forgetting"] = 0.0 if base_general_loss is None else found["general_loss"] - base_general_loss
-        for name in ("loss", "general_loss"):
-            if name in found and not math.isfinite(found[name]):
-                raise FloatingPointError(f"{name} at step {step} is {found[name]}: training has diverged; lower the learning rate")
+        require_finite(found)
         return found
 
     def _generated(self, split: str, trainable: Any, frozen: Any, rows: RowLosses) -> dict:

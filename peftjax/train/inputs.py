@@ -13,20 +13,8 @@ from peftjax.data.sources import DATASETS, load_records
 from peftjax.data.splits import refuse_overlap, split_records
 from peftjax.data.store import store
 from peftjax.data.template import Template
-from peftjax.data.tokens import TokenRows, tokenize
-
-
-@dataclasses.dataclass(frozen=True)
-class Held:
-    """Held-out rows: `tokens`, and in the same order the `records` they come from and their prompts as `texts`."""
-
-    records: Sequence[Record]
-    texts: Sequence[str]
-    tokens: TokenRows
-
-    def prompts(self) -> list[list[int]]:
-        """The prompt's ids of each row, cut where training cuts them."""
-        return [self.tokens.row(i)[: self.tokens.prompt_len[i]].tolist() for i in range(len(self.tokens))]
+from peftjax.train.held import Held
+from peftjax.train.task import NEXT_TOKEN, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +24,7 @@ class Inputs:
     Attributes:
         train: batches by step.
         held: "validation", "test" and "general" where there are any rows.
+        task: with what it learnt from the training records.
         report: counts of records, rows, truncated rows and broken rows, by split.
         fingerprint: hash of all records of the task.
     """
@@ -44,15 +33,17 @@ class Inputs:
     held: dict[str, Held]
     report: dict[str, Any]
     fingerprint: str
+    task: Task
 
 
-def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1)) -> Inputs:
+def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1), task: Task = NEXT_TOKEN) -> Inputs:
     """Reads, splits, stores and tokenises the data of `config`.
 
     Args:
         config: the whole config of a run.
         tokenizer: of the base.
         process: (index, count) of this host.
+        task: see `peftjax.train.task`.
 
     Raises:
         ValueError: an empty training split, records on both sides of a split, broken rows.
@@ -72,22 +63,23 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1)) -> I
     fingerprint = content_hash(records)
     sources = store(splits, data.name)
     template = Template(prompt=data.prompt, response=data.response, chat=data.chat)
-    train = tokenize(sources["train"], tokenizer, template, data.length)
+    task = task.learn(splits["train"], template)
+    train = task.rows(sources["train"], tokenizer, template, data.length)
     held = {
-        name: _held(_pick(sources[name], config.eval.rows), tokenizer, template, data.length)
+        name: _held(_pick(sources[name], config.eval.rows), task, tokenizer, template, data.length)
         for name in ("validation", "test") if name in sources
     }
     general = config.eval.general
-    if general.name:
+    if general.name and task.general:
         text, _ = load_records(general.name, **general.options.to_dict())
-        held["general"] = _held(_pick(text, general.rows), tokenizer, Template(), general.length)
+        held["general"] = _held(_pick(text, general.rows), task, tokenizer, Template(), general.length)
     counts = {name: {"records": len(rows), "groups": len({r.group for r in rows})} for name, rows in splits.items()}
     counts["train"] |= train.report
     for name, rows in held.items():
         counts[name] = counts.get(name, {}) | {f"held {what}": count for what, count in rows.tokens.report.items()}
     batches = Batches(train, config.train.batch_size, data.length, config.train.seed, pack=data.pack,
                       process_index=process[0], process_count=process[1])
-    return Inputs(batches, held, {"splits": counts, "source": report}, fingerprint)
+    return Inputs(batches, held, {"splits": counts, "source": report}, fingerprint, task)
 
 
 def _pick(records: Sequence[Record], count: int) -> list[Record]:
@@ -96,7 +88,7 @@ def _pick(records: Sequence[Record], count: int) -> list[Record]:
     return order[:count] if count else order
 
 
-def _held(records: list[Record], tokenizer: Any, template: Template, length: int) -> Held:
-    tokens = tokenize(records, tokenizer, template, length)
+def _held(records: list[Record], task: Task, tokenizer: Any, template: Template, length: int) -> Held:
+    tokens = task.rows(records, tokenizer, template, length)
     kept = [records[i] for i in tokens.records]
-    return Held(kept, [template.prompt_text(record, tokenizer) for record in kept], tokens)
+    return Held(kept, [task.text(record, tokenizer, template) for record in kept], tokens)

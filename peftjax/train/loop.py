@@ -19,7 +19,6 @@ from peftjax.peft.attach import detach
 from peftjax.peft.partition import nothing, size
 from peftjax.train.checkpoint import Checkpoints
 from peftjax.train.config import check, plain
-from peftjax.train.evaluate import Evaluator
 from peftjax.train.inputs import Inputs, prepare
 from peftjax.train.logs import MetricsLog
 from peftjax.train.memory import peak_memory_bytes
@@ -30,6 +29,7 @@ from peftjax.train.report import write_report, write_result
 from peftjax.train.sharding import make_mesh
 from peftjax.train.startup import precision, use_compilation_cache
 from peftjax.train.step import TrainState
+from peftjax.train.task import task_for
 from peftjax.train.versions import versions
 from peftjax.train.workdir import WorkDir, default_workdir
 
@@ -70,9 +70,10 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
     base = load_base(config.base.uri, dtype=precision(config.base.dtype).name)
     base_size = size(base.params)
     say(f"base {base.uri}: {base_size[0]:,} parameters, loaded at {time.time() - started:.1f} s")
-    inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()))
+    inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()), task_for(config, base.config))
+    task = inputs.task
     say(f"data {config.data.name}: {inputs.report['splits']}, {inputs.train.steps_per_epoch} steps an epoch")
-    prepared = prepare_model(config, base, mesh)
+    prepared = prepare_model(config, base, mesh, task)
     base = dataclasses.replace(base, params=None)  # the frozen tree holds them now
     say(prepared.table)
 
@@ -89,9 +90,7 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
         # ---- compile, evaluate, train ------------------------------------------------------------------------------
         step, place = compile_step(config, prepared, mesh)
         check_reads(prepared.model, state, prepared.frozen, inputs.train.at(0))
-        evaluator = Evaluator(
-            prepared.model, base.tokenizer, config.eval, inputs.held, config.data.length, notice if main else lambda _: None
-        )
+        evaluator = task.evaluator(prepared.model, base.tokenizer, config, inputs.held, notice if main else lambda _: None)
         loop = Loop(config, folder, prepared, inputs, evaluator, checkpoints, started, main)
         state = loop.train(state, resumed, step, place)
 
@@ -118,7 +117,7 @@ def specification(config: Any, base: Any, inputs: Inputs) -> dict:
         "model": {"segments": asked["model"]["segments"]},
         "base": {"fingerprint": base.fingerprint, "dtype": precision(config.base.dtype).name}, "tokenizer": base.tokenizer.fingerprint,
         "records": inputs.fingerprint, "versions": versions(), "info": {"base_uri": base.uri},
-    }
+    } | inputs.task.specification()
 
 
 def state_arrays(state: TrainState) -> dict[str, jax.Array]:
@@ -157,7 +156,7 @@ class Loop:
         self.evaluations = self.folder.evaluations(until=resumed) if resumed is not None else []
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(MetricsLog(self.folder.path, resumed, enabled=self.main, tensorboard=self.config.log.tensorboard))
-            if self.config.eval.before and not self.evaluations:
+            if self.config.eval.before and self.inputs.task.measures_base and not self.evaluations:
                 base = detach(self.prepared.frozen)
                 self.evaluate(0, "test", nothing(base), base, log)
             batches = stack.enter_context(prefetch(lambda: (self.inputs.train.at(s) for s in range(done, total))))
@@ -240,7 +239,7 @@ class Loop:
                 "evaluation_s": self.eval_s, "total_s": time.time() - self.started, "steps_in_this_process": len(self.step_s),
             },
             "memory": peak_memory_bytes(),
-        }
+        } | self.inputs.task.specification()
 
 
 def paired_predictions(before: dict | None, after: dict, metrics: list[str]) -> list[dict]:

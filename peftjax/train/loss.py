@@ -1,4 +1,4 @@
-"""The loss: next-token cross-entropy on response tokens only.
+"""The loss: cross-entropy at the positions that carry it, of the next token of a response or of the label of a text.
 
 Hidden states are taken at the positions that carry loss before the head is applied, and the head works in chunks, so that logits of
 prompts and padding are never computed and [tokens, V] is never whole in memory.
@@ -8,22 +8,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from peftjax.models.decoder import Decoder
+from flax import linen as nn
 
 CHUNK = 512  # positions whose logits are alive at once: 100 MB in float32 at a vocabulary of 49152
 
 
-def token_losses(model: Decoder, params: Any, batch: Any, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+def token_losses(model: nn.Module, params: Any, batch: Any, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Per position that carries loss: (negative log-likelihood [B, M] float32, whether the likeliest token is the right one [B, M] bool).
 
-    `batch` has tokens, segments, positions [B, T] and loss_positions, targets [B, M]; `key` switches dropout on.
+    `batch` has tokens, segments, positions [B, T], types [B, T] or None, and loss_positions, targets [B, M]; `key` switches dropout on.
+    `model` is a decoder or an encoder.
     """
     rngs = None if key is None else {"dropout": key}
     variables = {"params": params}
-    hidden, _ = model.apply(
-        variables, batch.tokens, segments=batch.segments, positions=batch.positions, method="hidden", rngs=rngs
-    )
+    inputs = {"segments": batch.segments, "positions": batch.positions} | ({} if batch.types is None else {"types": batch.types})
+    hidden, _ = model.apply(variables, batch.tokens, **inputs, method="hidden", rngs=rngs)
     rows, slots = batch.loss_positions.shape
     hidden = jnp.take_along_axis(hidden, batch.loss_positions[:, :, None], axis=1)
 

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from peftjax.interop.base import Base
 from peftjax.models.decoder import Decoder, cut
+from peftjax.models.encoder import Encoder
 from peftjax.peft.attach import attach, cut_points
 from peftjax.peft.checks import require_read
 from peftjax.peft.partition import combine, partition
@@ -20,6 +21,7 @@ from peftjax.train.optimiser import make_optimiser
 from peftjax.train.sharding import replicated, shardings, state_shardings
 from peftjax.train.startup import make_model
 from peftjax.train.step import TrainState, new_state
+from peftjax.train.task import NEXT_TOKEN, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Prepared:
     """What the loop needs.
 
     Attributes:
-        model: the decoder.
+        model: the decoder or encoder.
         frozen: what is not trained, placed on the mesh.
         optimiser: of the trainables.
         state: the state before the first step.
@@ -36,7 +38,7 @@ class Prepared:
         table: the start-up table, `totals` its last line.
     """
 
-    model: Decoder
+    model: Decoder | Encoder
     frozen: Any
     optimiser: Any
     state: TrainState
@@ -59,13 +61,13 @@ def segments_of(option: str, methods: list, layers: int) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", option))
 
 
-def prepare_model(config: Any, base: Base, mesh: Mesh) -> Prepared:
-    """Attaches `config.peft` to a loaded base and places everything on the mesh.
+def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN) -> Prepared:
+    """Attaches `config.peft`, as the task has it, to a loaded base and places everything on the mesh.
 
     Raises:
         ValueError: a rule that matches nothing, or a method that the cut stack cannot hold.
     """
-    methods = [from_data(method.to_dict()) for method in config.peft]
+    methods = task.methods([from_data(method.to_dict()) for method in config.peft])
     segments = segments_of(config.model.segments, methods, base.config.layers)
     key = jax.random.key(config.train.seed)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.fold_in(key, 0))
@@ -85,6 +87,6 @@ def prepare_model(config: Any, base: Base, mesh: Mesh) -> Prepared:
     )
 
 
-def check_reads(model: Decoder, state: TrainState, frozen: Any, batch: Any) -> None:
+def check_reads(model: Decoder | Encoder, state: TrainState, frozen: Any, batch: Any) -> None:
     """Every trainable leaf must reach the loss: refuses adapters that no site or kernel of the model reads."""
     require_read(lambda trainable, rest, data: token_losses(model, combine(trainable, rest), data)[0], state.trainable, frozen, batch)

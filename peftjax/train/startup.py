@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from peftjax.cache import cache_dir
 from peftjax.models.decoder import Decoder
+from peftjax.models.encoder import Encoder
+from peftjax.models.encoder_config import EncoderConfig
 
 
 def use_compilation_cache() -> None:
@@ -28,8 +30,10 @@ def precision(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def make_model(architecture: Any, options: Any, segments: tuple[int, ...]) -> Decoder:
-    """The decoder of `config.model`. "auto" remat is "dots": writing every activation out for the backward pass costs more than computing
-    the cheap ones again (SmolLM2-135M on two cores, 4 x 128 tokens: 207 tokens/s and 0.54 GB of temporaries against 189 and 1.32)."""
+def make_model(architecture: Any, options: Any, segments: tuple[int, ...]) -> Decoder | Encoder:
+    """The decoder or encoder of `config.model`. "auto" remat is "dots": writing every activation out for the backward pass costs more than
+    computing the cheap ones again (SmolLM2-135M on two cores, 4 x 128 tokens: 207 tokens/s and 0.54 GB of temporaries against 189 and
+    1.32)."""
     remat = "dots" if options.remat == "auto" else options.remat
-    return Decoder(architecture, segments=segments, remat=remat, unroll=options.unroll, dtype=precision(options.compute))
+    kind = Encoder if isinstance(architecture, EncoderConfig) else Decoder
+    return kind(architecture, segments=segments, remat=remat, unroll=options.unroll, dtype=precision(options.compute))

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from flax import struct
 
-from peftjax.models.decoder import Decoder
 from peftjax.peft.partition import combine
 from peftjax.train.loss import token_losses
 from peftjax.train.optimiser import learning_rate
@@ -36,12 +36,12 @@ def new_state(trainable: Any, optimiser: optax.GradientTransformation, key: jax.
 
 
 def make_step(
-    model: Decoder, optimiser: optax.GradientTransformation, *, accumulate: int = 1, dropout: bool = False, axis: str | None = None
+    model: nn.Module, optimiser: optax.GradientTransformation, *, accumulate: int = 1, dropout: bool = False, axis: str | None = None
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The step function.
 
     Args:
-        model: the decoder.
+        model: the decoder or encoder.
         optimiser: of the trainables.
         accumulate: the batch is worked through in this many pieces; its rows must divide by it.
         dropout: give the model dropout keys, of (run, step, piece, and device under `axis`).
