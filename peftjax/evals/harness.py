@@ -151,7 +151,8 @@ class HarnessModel:
         strange = {name: value for name, value in options.items() if neutral.get(name) != value}
         if strange and (temperature or set(strange) - {"top_p", "top_k", "min_p"}):
             raise ValueError(f"generation options {strange} are not supported; there are until, max_gen_toks, do_sample and temperature")
-        return [until] if isinstance(until, str) else list(until), int(given[0]) if given else self.max_gen_toks, float(temperature)
+        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+        return stops, int(given[0]) if given else self.max_gen_toks, float(temperature)
 
     def _generate(self, prompts, until: list[str], max_new: int, temperature: float, number: int) -> list[str]:
         """Texts that follow prompts of ids, until each row has a stop string, an end token or `max_new` tokens."""
@@ -187,7 +188,7 @@ class HarnessModel:
 def _before(text: str, until: Sequence[str]) -> str:
     """The text before the first of the stop strings."""
     for stop in until:
-        text = text.split(stop)[0] if stop else text
+        text = text.split(stop)[0]
     return text
 
 
