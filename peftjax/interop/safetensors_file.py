@@ -21,10 +21,14 @@ DTYPES = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
 }
+WHOLE_NUMBERS = {"I32": np.int32}  # no weights: of a base they would be a quantisation that is not understood
 
 
-def open_safetensors(path: str | Path) -> dict[str, Source]:
+def open_safetensors(path: str | Path, whole_numbers: bool = False) -> dict[str, Source]:
     """The tensors of one file by name.
+
+    Args:
+        whole_numbers: int32 tensors can be read too.
 
     Raises:
         ValueError: the header is truncated or is not one. Truncated data are a `problem` of their tensor.
@@ -42,15 +46,16 @@ def open_safetensors(path: str | Path) -> dict[str, Source]:
         raise ValueError(f"{path} is no safetensors file: its header is not JSON ({error})") from error
     entries.pop("__metadata__", None)
     data = np.memmap(path, np.uint8, mode="r")[8 + length :] if size > 8 + length else np.empty(0, np.uint8)
-    return {name: _source(entry, data, path) for name, entry in entries.items()}
+    known = DTYPES | (WHOLE_NUMBERS if whole_numbers else {})
+    return {name: _source(entry, data, path, known) for name, entry in entries.items()}
 
 
-def _source(entry: dict, data: np.ndarray, path: Path) -> Source:
+def _source(entry: dict, data: np.ndarray, path: Path, known: dict) -> Source:
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-    dtype = DTYPES.get(entry["dtype"])
+    dtype = known.get(entry["dtype"])
     problem = None
     if dtype is None:
-        problem = f"{path.name}: dtype {entry['dtype']} is not supported; supported are {', '.join(DTYPES)}"
+        problem = f"{path.name}: dtype {entry['dtype']} is not supported; supported are {', '.join(known)}"
     elif end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
         problem = f"{path.name}: {end - begin} bytes for {entry['dtype']} {list(shape)}"
     elif end > len(data):

@@ -12,6 +12,7 @@ the stack is cut is in it, so that an adapter fits any cut and is named when it 
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -93,7 +94,11 @@ def insert(params: dict, adapter: Adapter, name: str = "default", origin: str = 
         ValueError: lists every missing, extra and misshapen array.
     """
     methods = [dataclasses.replace(method, name=name) for method in adapter.methods]
-    params = attach(params, methods, jax.random.key(0))
+    return fill(attach(params, methods, jax.random.key(0)), adapter, name, origin)
+
+
+def fill(params: dict, adapter: Adapter, name: str = "default", origin: str = "the adapter") -> dict:
+    """A tree in which the adapter's methods are attached under `name`, with the adapter's values in them. Errors as in `insert`."""
     expected = {key: (node, layer) for path, value in walk(params) for p, node in _nodes(path, value, name)
                 for layer, key in _keys(p, node)}
     _check(expected, adapter, origin)
@@ -101,6 +106,16 @@ def insert(params: dict, adapter: Adapter, name: str = "default", origin: str = 
         if any(True for _ in _nodes(path, value, name)):
             params = put(params, path, _filled(path, value, name, adapter))
     return params
+
+
+def digest(adapter: Adapter) -> str:
+    """sha256 (hex) over all pieces: path, class, field, shape and bytes."""
+    total = hashlib.sha256()
+    for path, piece in sorted(adapter.pieces.items()):
+        for field, array in sorted(piece.arrays.items()):
+            total.update(f"{path} {piece.kind} {field} {list(array.shape)} {array.dtype.name}\n".encode())
+            total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
 
 
 def _nodes(path: str, value: Any, name: str) -> Iterator[tuple[str, Any]]:

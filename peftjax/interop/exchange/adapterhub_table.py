@@ -2,7 +2,7 @@
 
 | method | node | their keys, N the adapter's name |
 |---|---|---|
-| bottleneck | Bottleneck | <place>.adapters.N.adapter_down.0.weight (M, D), .bias; adapter_up.weight (D, M), .bias; scaling; adapter_norm_after |
+| bottleneck | Bottleneck | <place>.adapters.N. adapter_down.0.weight (M, D), .bias; adapter_up.weight (D, M), .bias; scaling; norms |
 | the same with ln_before | Bottleneck | the linear is adapter_down.1; the norm is there twice: adapter_down.0 and adapter_norm_before |
 | LoRA | LoRA | <module>.loras.N.lora_A (R, in), lora_B (out, R) |
 | LoRA on GPT-2's c_attn | LoRA on q, k, v | the chosen parts in the order q, k, v: lora_A (parts x R, in), lora_B (parts x D, R) |
@@ -133,7 +133,8 @@ def defaults() -> dict[str, Any]:
         "adapter_residual_before_ln": False, "cross_adapter": False, "dropout": 0.0, "factorized_phm_W": True, "factorized_phm_rule": False,
         "hypercomplex_nonlinearity": "glorot-uniform", "init_weights": "bert", "init_weights_seed": None, "inv_adapter": None,
         "inv_adapter_reduction_factor": None, "is_parallel": False, "learn_phm": True, "leave_out": [], "ln_after": False,
-        "ln_before": False, "mh_adapter": False, "non_linearity": "relu", "original_ln_after": True, "original_ln_before": False, "output_adapter": True,
+        "ln_before": False, "mh_adapter": False, "non_linearity": "relu", "original_ln_after": True, "original_ln_before": False,
+        "output_adapter": True,
         "phm_bias": True, "phm_c_init": "normal", "phm_dim": 4, "phm_init_range": 0.0001, "phm_layer": False, "phm_rank": 1,
         "reduction_factor": 16, "residual_before_ln": True, "scaling": 1.0, "shared_W_phm": False, "shared_phm_rule": True,
         "stochastic_depth": 0.0, "use_gating": False,

@@ -64,7 +64,7 @@ def write_tensors(file: Path, arrays: Mapping[str, np.ndarray], dtype: str, meta
 
     kind = {"bfloat16": ml_dtypes.bfloat16}.get(dtype) or np.dtype(dtype)
     ready = {
-        name: np.ascontiguousarray(array.astype(kind) if np.issubdtype(array.dtype, np.floating) else array)
+        name: np.asarray(array, kind if np.issubdtype(array.dtype, np.floating) else None, order="C")
         for name, array in sorted(arrays.items())
     }
     with replacing(file) as partial:
