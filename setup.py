@@ -21,6 +21,8 @@ CORE = [
     "jinja2>=3.1.6,<4",  # chat templates, sandboxed; older ones have sandbox escapes
     "huggingface_hub>=1.0,<3",  # download of hub ids
     "hassil==3.12.1",  # parses Home Assistant's sentence templates; pinned, since the built records depend on it
+    "babel==2.18.0",  # .po files and names of countries and languages; pinned, since the built records depend on it
+    "PyYAML>=6.0.2,<7",  # trivia and small-talk lists
     "unicode-rbnf==2.4.1",  # numbers as words for hassil; pinned for the same reason
     "tensorboardX>=2.6.4,<3",  # event files without TensorFlow
     "matplotlib>=3.9,<4",  # curves of the report

@@ -63,6 +63,8 @@ def default_config() -> ConfigDict:
         "base": {"uri": SMOLLM2, "dtype": "auto"},  # what to load (directory, .gguf, pypi:..., hub id) and how to hold it
         "model": {"compute": "auto", "remat": "auto", "segments": "auto", "unroll": False},
         "peft": [],  # methods(...)
+        # An adapter to train on from (a directory of ours, HF PEFT's or AdapterHub's), its name here, may it be of another base.
+        "adapter": {"path": "", "name": "default", "other_base": False},
         "data": {
             "name": "",  # a built-in set, or a path to a JSONL file
             "options": {},  # of the builder
@@ -120,8 +122,11 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"config.train.batch_size {config.train.batch_size} is no multiple of train.accumulate {config.train.accumulate}")
     if not config.data.name:
         raise ValueError("config.data.name is empty; name a built-in set or the path of a JSONL file")
-    if not config.peft:
-        raise ValueError("config.peft is empty: nothing would be trained; set it to methods(lora(...)) or the like")
+    if not config.peft and not config.adapter.path:
+        raise ValueError(
+            "config.peft is empty: nothing would be trained; set it to methods(lora(...)) or the like, or name an adapter to train on "
+            "from in config.adapter.path"
+        )
     for method in config.peft:
         from_data(method.to_dict())
     for metric in config.eval.metrics:

@@ -27,6 +27,7 @@ from peftjax.train.prepare import Prepared, check_reads, prepare_model
 from peftjax.train.progress import Progress
 from peftjax.train.report import write_report, write_result
 from peftjax.train.sharding import make_mesh
+from peftjax.train.start import start_of, with_start
 from peftjax.train.startup import precision, use_compilation_cache
 from peftjax.train.step import TrainState
 from peftjax.train.task import task_for
@@ -70,16 +71,17 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
     base = load_base(config.base.uri, dtype=precision(config.base.dtype).name)
     base_size = size(base.params)
     say(f"base {base.uri}: {base_size[0]:,} parameters, loaded at {time.time() - started:.1f} s")
+    config, start = with_start(config, base)
     inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()), task_for(config, base.config))
     task = inputs.task
     say(f"data {config.data.name}: {inputs.report['splits']}, {inputs.train.steps_per_epoch} steps an epoch")
-    prepared = prepare_model(config, base, mesh, task)
+    prepared = prepare_model(config, base, mesh, task, start)
     base = dataclasses.replace(base, params=None)  # the frozen tree holds them now
     say(prepared.table)
 
     # ---- the state: 1. the newest complete checkpoint of this run, 2. from scratch ------------------------------------
     with Checkpoints(
-        folder.path / "checkpoints", specification(config, base, inputs), keep_newest=config.checkpoint.keep_newest,
+        folder.path / "checkpoints", specification(config, base, inputs) | start_of(start), keep_newest=config.checkpoint.keep_newest,
         keep_every=config.checkpoint.keep_every or None, best="min" if config.checkpoint.best else None,
     ) as checkpoints:
         state, resumed = restored(checkpoints, prepared)

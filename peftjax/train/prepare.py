@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from peftjax.interop.base import Base
+from peftjax.interop.exchange.adapter import Adapter, fill
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
 from peftjax.peft.attach import attach, cut_points
@@ -61,8 +62,11 @@ def segments_of(option: str, methods: list, layers: int) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", option))
 
 
-def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN) -> Prepared:
+def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, start: Adapter | None = None) -> Prepared:
     """Attaches `config.peft`, as the task has it, to a loaded base and places everything on the mesh.
+
+    Args:
+        start: an adapter whose methods are in `config.peft`, under the name `config.adapter.name`; training begins with its values.
 
     Raises:
         ValueError: a rule that matches nothing, or a method that the cut stack cannot hold.
@@ -71,6 +75,8 @@ def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN) 
     segments = segments_of(config.model.segments, methods, base.config.layers)
     key = jax.random.key(config.train.seed)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.fold_in(key, 0))
+    if start is not None:
+        params = fill(params, start, config.adapter.name, config.adapter.path)
     placed = shardings(params, mesh)
     params = jax.device_put(params, placed)
     trainable, frozen = partition(params)

@@ -10,8 +10,8 @@
      "lineage": {...},                                         run, config, data, earlier formats
      "files": {"peftjax.safetensors": {"bytes", "sha256"}}}
 
-Neither HF PEFT nor AdapterHub has a place for the base's identity; a file of ours beside theirs keeps it, and is heeded when the directory is
-read again.
+Neither HF PEFT nor AdapterHub has a place for the base's identity; a file of ours beside theirs keeps it, and is heeded when the directory
+is read again.
 """
 
 import dataclasses
@@ -86,8 +86,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             raise FileNotFoundError(f"{folder} lacks {name}, which its {FILE} lists")
         found = _described(folder / name)
         if found != wanted:
-            raise ValueError(f"{folder / name} is not the file that {FILE} lists: {found['bytes']} bytes, sha256 {found['sha256'][:12]}..., "
-                             f"listed {wanted['bytes']} bytes, {wanted['sha256'][:12]}...")
+            raise ValueError(
+                f"{folder / name} is not the file that {FILE} lists: {found['bytes']} bytes, sha256 {found['sha256'][:12]}..., "
+                f"listed {wanted['bytes']} bytes, {wanted['sha256'][:12]}..."
+            )
     return content
 
 
@@ -104,7 +106,8 @@ def check_identity(content: Mapping[str, Any], base: Base, origin: str, other_ba
     lines = []
     if wanted["fingerprint"] != base.fingerprint:
         hint = f"; it was loaded in {dtype} here and in {wanted['dtype']} there" if wanted["dtype"] != dtype else ""
-        lines.append(f"base {base.uri} has fingerprint {base.fingerprint[:16]}..., made for {wanted['uri']} ({wanted['fingerprint'][:16]}...){hint}")
+        made_for = f"{wanted['uri']} ({wanted['fingerprint'][:16]}...)"
+        lines.append(f"base {base.uri} has fingerprint {base.fingerprint[:16]}..., made for {made_for}{hint}")
     if tokenizer != base.tokenizer.fingerprint:
         lines.append(f"the tokenizer has fingerprint {base.tokenizer.fingerprint[:16]}..., made for {tokenizer[:16]}...")
     if lines:
