@@ -340,12 +340,8 @@ def _scaling(kind: str, settings: Document, document: Document, problems: list[s
         return rope.Yarn(float(factor), original, attention, float(fast), float(slow), bool(settings.get("truncate", True)))
     if document.get("original_max_position_embeddings"):
         factor = length / original
-    attention = _longrope_attention(factor, original) if attention is None else float(attention)
+    attention = rope.longrope_attention(factor, original) if attention is None else float(attention)
     return rope.LongRope(tuple(map(float, settings["short_factor"])), tuple(map(float, settings["long_factor"])), original, attention)
-
-
-def _longrope_attention(factor: float, original: int) -> float:
-    return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
 def _rotary_entries(config: DecoderConfig, architecture: str) -> dict[str, Any]:

@@ -99,6 +99,11 @@ class LongRope:
 SCALINGS = (Linear, Llama3, Yarn, LongRope)
 
 
+def longrope_attention(factor: float, original_length: int) -> float:
+    """The attention factor of LongRope where none is given, for a context `factor` times original_length."""
+    return math.sqrt(1 + math.log(factor) / math.log(original_length)) if factor > 1 else 1.0
+
+
 def rotary_angles(positions, size: int, base: float, scaling: Any = None):
     """cos and sin of the rotary angles, times the attention factor: positions [B, T] -> two [B, T, 1, size/2] float32."""
     frequency, factor = base ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size), 1.0

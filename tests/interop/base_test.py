@@ -59,7 +59,7 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path):
 
 def test_a_gguf_file_without_tokenizer_is_refused(tmp_path):
     tiny_checkpoint.write(tmp_path)
-    file = tiny_gguf.write_llama_gguf(tmp_path / "x.gguf", tmp_path)
+    file = tiny_gguf.write_gguf(tmp_path / "x.gguf", tmp_path)
     with pytest.raises(ValueError, match="x.gguf holds no tokenizer"):
         base.load_base(file)
 
