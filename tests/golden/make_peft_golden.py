@@ -10,7 +10,6 @@ what PEFT wrote there and
     golden.npz   base (the name), tokens [B, T], logits [B, T, V] (or [B, labels] with token_type_ids and attention_mask [B, T])
 
 The logits are those of a *fresh* base onto which PEFT loaded the files: what a user gets, not what was in memory when they were saved.
-A variant with edit=... had its files edited after PEFT wrote them and its logits are of the files before that edit, except `half`.
 """
 
 import dataclasses
@@ -74,7 +73,8 @@ def misshape_one(tensors: dict) -> dict:
 class Variant:
     base: str
     config: peft.PeftConfig
-    edit: Callable[[Path], None] | None = None
+    edit: Callable[[Path], None] | None = None  # before PEFT loads the files again: the logits are of the edited files
+    damage: Callable[[Path], None] | None = None  # after that: the logits are of the whole files
     adapter: str = "default"  # PEFT saves any other name in a folder of that name
     pickle: bool = False
     plain: bool = False  # converted, at save, from a changed base (PiSSA) to the plain one
@@ -130,9 +130,9 @@ VARIANTS = {
     "named": Variant("llama", lora(["q_proj", "v_proj"]), adapter="french"),
     "float16": Variant("llama", lora(["q_proj", "v_proj"]), edit=half(torch.float16)),
     "bfloat16": Variant("llama", lora(["q_proj", "v_proj"]), edit=half(torch.bfloat16)),
-    "missing": Variant("llama", lora(["q_proj", "v_proj"]), edit=rewrite(drop_one)),
-    "extra": Variant("llama", lora(["q_proj", "v_proj"]), edit=rewrite(add_one)),
-    "misshapen": Variant("llama", lora(["q_proj", "v_proj"]), edit=rewrite(misshape_one)),
+    "missing": Variant("llama", lora(["q_proj", "v_proj"]), damage=rewrite(drop_one)),
+    "extra": Variant("llama", lora(["q_proj", "v_proj"]), damage=rewrite(add_one)),
+    "misshapen": Variant("llama", lora(["q_proj", "v_proj"]), damage=rewrite(misshape_one)),
     "pickle": Variant("llama", lora(["q_proj"], r=1), pickle=True),
     "ia3": Variant(
         "llama", IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
@@ -206,13 +206,13 @@ def make(name: str, variant: Variant, seed: int) -> None:
     written = folder if variant.adapter == "default" else folder / variant.adapter
     file = written / "adapter_config.json"
     file.write_text(file.read_text().replace(str(HERE / variant.base), variant.base))
-    if variant.edit and "half" in variant.edit.__qualname__:
+    if variant.edit:
         variant.edit(written)
 
     with torch.no_grad():
         loaded = peft.PeftModel.from_pretrained(load_base(variant.base, config), written).eval()(**batch).logits
-    if variant.edit and "half" not in variant.edit.__qualname__:
-        variant.edit(written)
+    if variant.damage:
+        variant.damage(written)
     np.savez_compressed(
         folder / "golden.npz",
         base=np.array(variant.base),
