@@ -21,7 +21,7 @@ FILE = "report.md"
 CAPTIONS = {"loss.png": "Loss", "metrics.png": "Metrics", "forgetting.png": "Forgetting",
             "learning_rate.png": "Learning rate"}
 LOSSES = {
-    "loss": "loss, held-out (nats per token)", "perplexity": "perplexity, held-out",
+    "loss": "loss, held-out (nats per {unit})", "perplexity": "perplexity, held-out",
     "general_loss": "loss, general text (nats per token)", "forgetting": "forgetting (nats per token)",
 }
 SAMPLES = 12  # predictions shown side by side
@@ -36,7 +36,8 @@ def write_report(workdir) -> Path:
     workdir = Path(workdir)
     result = read_result(workdir)
     curves = write_curves(workdir / "curves", read_metrics(workdir), result["evaluations"])
-    sections = [_summary(result), _metrics(result["evaluations"]), _curves(curves), _samples(result["predictions"]),
+    sections = [_summary(result), _metrics(result["evaluations"], "text" if "labels" in result else "token"), _curves(curves),
+                _samples(result["predictions"]),
                 _costs(result), _provenance(result)]
     path = workdir / FILE
     text = "\n\n".join(section for section in sections if section) + "\n"
@@ -59,12 +60,18 @@ def _summary(result: Mapping) -> str:
     share = 100 * trainable["parameters"] / base["parameters"]
     methods = "; ".join(_method(method) for method in result["methods"]) or "none"
     return "\n".join([
-        f"# {data['name']} on {str(base['uri']).rsplit('/', 1)[-1].split('#')[0]}", "",
+        f"# {data['name']} on {_base_name(str(base['uri']))}", "",
         f"- Methods: {methods}",
         f"- Trained: {trainable['parameters']:,} parameters ({_bytes(trainable['bytes'])}), {share:.3g} % of the "
         f"base's {base['parameters']:,}",
         "", "## Data", "", table(["", "count"], _counts(data["counts"])),
     ])
+
+
+def _base_name(uri: str) -> str:
+    """The last part of where a base came from; of a folder in a package, the package."""
+    uri = uri.split("#")[0]
+    return uri.removeprefix("pypi:").split("==")[0] if "*" in uri else uri.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _counts(counts: Mapping, name: str = "") -> list[list]:
@@ -88,8 +95,8 @@ def _method(method: Mapping | str) -> str:
 NOT_MEASURED = ("step", "split", "losses_of", "metrics", "predictions")
 
 
-def _metrics(evaluations: Sequence[Mapping]) -> str:
-    """The first evaluation (before training, unless the run left that out) against the last, with intervals."""
+def _metrics(evaluations: Sequence[Mapping], unit: str) -> str:
+    """The first evaluation (before training, unless the run left that out) against the last, with intervals; a loss is a mean over `unit`."""
     if not evaluations:
         return ""
     before, after = evaluations[0], evaluations[-1]
@@ -103,7 +110,7 @@ def _metrics(evaluations: Sequence[Mapping]) -> str:
         pair = [evaluation.get(name) for evaluation in (before, after)]
         if pair != [None, None]:
             change = f"{float(pair[1]) - float(pair[0]):+.4g}" if None not in pair else ""
-            label = LOSSES.get(name, name.replace("_", " "))
+            label = LOSSES.get(name, name.replace("_", " ")).format(unit=unit)
             rows.append([label, *("" if value is None else f"{float(value):.4g}" for value in pair), change, ""])
     header = ["", f"step {before['step']}", f"step {after['step']}", "change", "records"]
     note = "In brackets: 95 % interval. Change of a percentage is in points."
