@@ -96,7 +96,7 @@ NOT_MEASURED = ("step", "split", "losses_of", "metrics", "predictions")
 
 
 def _metrics(evaluations: Sequence[Mapping], unit: str) -> str:
-    """The first evaluation (before training, unless the run left that out) against the last, with intervals; a loss is a mean over `unit`."""
+    """The first evaluation (before training, unless the run left that out) against the last, with intervals; a loss is a mean by `unit`."""
     if not evaluations:
         return ""
     before, after = evaluations[0], evaluations[-1]
