@@ -1,28 +1,17 @@
 """Talking to a base, to a run's adapter, or to its merged weights."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import jax
-from ml_collections import ConfigDict
 
 from peftjax.data.records import Record
 from peftjax.data.template import Template
-from peftjax.interop.base import Base, load_base
-from peftjax.models.decoder import Decoder, cut
+from peftjax.models.decoder import Decoder
+from peftjax.models.encoder_config import EncoderConfig
 from peftjax.models.generate import stream
-from peftjax.nn.tree import flatten, unflatten_like
-from peftjax.peft.attach import attach
 from peftjax.peft.merge import merge
-from peftjax.peft.partition import combine, partition
-from peftjax.peft.spec import from_data
-from peftjax.train.checkpoint import Checkpoints, stored_specification, stored_target
-from peftjax.train.config import SMOLLM2, default_config
-from peftjax.train.prepare import segments_of
-from peftjax.train.startup import make_model, precision, use_compilation_cache
+from peftjax.train.adapters import ready
+from peftjax.train.startup import use_compilation_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,29 +26,24 @@ class Speaker:
 
     @classmethod
     def load(
-        cls, run: str | None, base_uri: str | None, *, merged: bool = False, plain: bool = False, step: int | None = None
+        cls, run: str | None, base_uri: str | None, adapter: str | None = None, *, merged: bool = False, plain: bool = False,
+        step: int | None = None, other_base: bool = False,
     ) -> "Speaker":
-        """A base by URI, or the base and adapter of a run.
+        """A base by URI, with the adapter of a directory where one is named, or the base and adapter of a run.
 
         Raises:
-            ValueError: both or an unusable run, merging without a run, or a base that is not the one the adapter was trained on.
+            ValueError: an unusable run or adapter, merging without an adapter, or a base that the adapter was not made for.
         """
         use_compilation_cache()
-        if run is None:
-            if merged or step is not None:
-                raise ValueError("--merged and --step belong to a run: name its folder with --run")
-            base = load_base(base_uri or SMOLLM2, dtype=precision("auto").name)
-            return cls(make_model(base.config, default_config().model, ()), base.params, base.tokenizer, None, plain)
-        if base_uri is not None:
-            raise ValueError("--base and --run exclude each other: a run names its own base")
-        config, checkpoints = _config_of(Path(run)), Path(run) / "checkpoints"
-        # In the dtype it was trained with: another is another base, wherever the adapter is used.
-        base = load_base(config.base.uri, dtype=stored_specification(checkpoints, step)["base"]["dtype"])
-        segments, params = _with_adapter(config, base, checkpoints, step)
-        if merged:
-            params = merge(params, strict=False)
-        template = Template(prompt=config.data.prompt, response=config.data.response, chat=config.data.chat)
-        return cls(make_model(base.config, config.model, segments), params, base.tokenizer, template, plain)
+        if merged and run is None and adapter is None:
+            raise ValueError("--merged and --step belong to a run (--run), --merged also to an adapter (--adapter); none is named")
+        found = ready(run, base_uri, adapter, step=step, other_base=other_base)
+        if isinstance(found.base.config, EncoderConfig):
+            raise ValueError(f"{found.origin} is an encoder, which classifies texts and writes none; see scripts/evaluate.py")
+        params = merge(found.params, strict=False) if merged else found.params
+        data = found.config.data
+        template = None if run is None else Template(prompt=data.prompt, response=data.response, chat=data.chat)
+        return cls(found.model(), params, found.base.tokenizer, template, plain)
 
     def prompt_ids(self, text: str) -> list[int]:
         """The ids that the model sees for what a person typed."""
@@ -85,36 +69,6 @@ class Speaker:
         rest = self.tokenizer.decode(ids)
         if rest != said:  # ends within a character
             yield rest[len(said):]
-
-
-def _config_of(run: Path) -> ConfigDict:
-    stored = run / "config.json"
-    if not stored.exists():
-        raise ValueError(f"{run} is no work directory of a run: it has no config.json")
-    config = ConfigDict(json.loads(stored.read_text()))
-    config.peft = [ConfigDict(method) for method in config.peft]
-    return config
-
-
-def _with_adapter(config: ConfigDict, base: Base, checkpoints: Path, step: int | None) -> tuple[tuple[int, ...], Any]:
-    specification = stored_specification(checkpoints, step)
-    if specification["base"]["fingerprint"] != base.fingerprint:
-        raise ValueError(f"the adapter in {checkpoints} was trained on a base with fingerprint {specification['base']['fingerprint']}, "
-                         f"{base.uri} has {base.fingerprint}")
-    if specification["tokenizer"] != base.tokenizer.fingerprint:
-        raise ValueError(f"the adapter in {checkpoints} was trained with a tokenizer of fingerprint {specification['tokenizer']}, "
-                         f"that of {base.uri} has {base.tokenizer.fingerprint}")
-    methods = [from_data(dict(method)) for method in specification["methods"]]
-    segments = segments_of(config.model.segments, methods, base.config.layers)
-    params = attach(cut(base.params, base.config, segments), methods, jax.random.key(0))
-    trainable, frozen = partition(params)
-    with Checkpoints(checkpoints, specification) as store:
-        _, arrays = store.restore(stored_target(checkpoints, step), step)
-    values = {path.removeprefix("trainable/"): array for path, array in arrays.items() if path.startswith("trainable/")}
-    missing = set(flatten(trainable)) ^ set(values)
-    if missing:
-        raise ValueError(f"the checkpoint in {checkpoints} does not hold the adapter its methods describe: {sorted(missing)[:10]}")
-    return segments, combine(unflatten_like(trainable, values), frozen)
 
 
 def converse(speaker: Speaker, prompt: str | None, **options) -> None:

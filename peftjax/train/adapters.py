@@ -1,0 +1,141 @@
+"""A base ready to use: alone, with the adapter of a run, or with an adapter from a directory in any form.
+
+    ready = of_run("runs/quickstart-1a2b3c4d")
+    ready = of_adapter("my-lora", "/models/SmolLM2-135M-Instruct")
+    logits = ready.model().apply({"params": ready.params}, tokens)
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from peftjax.interop.base import Base, load_base
+from peftjax.interop.exchange.load import load_adapter
+from peftjax.models.decoder import Decoder, cut
+from peftjax.models.encoder import Encoder
+from peftjax.nn.tree import flatten, unflatten_like
+from peftjax.peft.attach import adapters, attach
+from peftjax.peft.classifier import classifier
+from peftjax.peft.partition import combine, partition
+from peftjax.peft.spec import from_data
+from peftjax.train.checkpoint import Checkpoints, stored_specification, stored_target
+from peftjax.train.config import SMOLLM2, default_config
+from peftjax.train.prepare import segments_of
+from peftjax.train.startup import make_model, precision
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ready:
+    """What there is to use.
+
+    Attributes:
+        base: with its own parameters, whole.
+        params: the base's tree, cut, with adapters where there are any.
+        segments: how it is cut.
+        methods: of the adapters; () for the base alone.
+        config: of the run, or the defaults.
+        origin: for people: a run's folder, an adapter's directory, or the base's URI.
+        lineage: where the adapter comes from, as plain data.
+    """
+
+    base: Base
+    params: Any
+    segments: tuple[int, ...]
+    methods: tuple[Any, ...]
+    config: ConfigDict
+    origin: str
+    lineage: dict[str, Any]
+
+    def model(self) -> Decoder | Encoder:
+        """The model to apply to `params`."""
+        return make_model(self.base.config, self.config.model, self.segments)
+
+    def names(self) -> list[str]:
+        """Names of the adapters."""
+        return adapters(self.params)
+
+
+def ready(run: str | None = None, base: str | None = None, adapter: str | None = None, *, step: int | None = None,
+          other_base: bool = False) -> Ready:
+    """What a person asked for with --run, or with --base and --adapter. The base defaults to SmolLM2-135M-Instruct.
+
+    Raises:
+        ValueError: a run beside a base or an adapter; else as `of_run` and `of_adapter`.
+    """
+    if run is not None:
+        if base is not None or adapter is not None:
+            raise ValueError("--run and --base or --adapter exclude each other: a run names its own base, and has its own adapter")
+        return of_run(run, step)
+    if step is not None:
+        raise ValueError("--step belongs to a run: name its folder with --run")
+    return of_base(base or SMOLLM2) if adapter is None else of_adapter(adapter, base or SMOLLM2, other_base)
+
+
+def of_base(uri: str) -> Ready:
+    """A base alone, in the dtype that suits this machine."""
+    base = load_base(uri, dtype=precision("auto").name)
+    return Ready(base, base.params, (), (), default_config(), uri, {})
+
+
+def of_adapter(folder: str, base_uri: str, other_base: bool = False) -> Ready:
+    """A base with the adapter of a directory. Errors as in `peftjax.interop.exchange.load.read_adapter`."""
+    base = load_base(base_uri, dtype=precision("auto").name)
+    loaded = load_adapter(folder, base, other_base=other_base)
+    return Ready(base, loaded.params, loaded.segments, loaded.methods, default_config(), folder, dict(loaded.adapter.lineage))
+
+
+def of_run(run: str | Path, step: int | None = None) -> Ready:
+    """The base and the adapter of a run at its newest checkpoint, or at `step`.
+
+    Raises:
+        ValueError: no work directory, no such checkpoint, or a base or tokenizer that is not the one it was trained on.
+    """
+    config, checkpoints = config_of(Path(run)), Path(run) / "checkpoints"
+    specification = stored_specification(checkpoints, step)
+    # In the dtype it was trained with: another is another base, wherever the adapter is used.
+    base = load_base(config.base.uri, dtype=specification["base"]["dtype"])
+    if specification["base"]["fingerprint"] != base.fingerprint:
+        raise ValueError(f"the adapter in {checkpoints} was trained on a base with fingerprint {specification['base']['fingerprint']}, "
+                         f"{base.uri} has {base.fingerprint}")
+    if specification["tokenizer"] != base.tokenizer.fingerprint:
+        raise ValueError(f"the adapter in {checkpoints} was trained with a tokenizer of fingerprint {specification['tokenizer']}, "
+                         f"that of {base.uri} has {base.tokenizer.fingerprint}")
+    methods = tuple(_labelled(from_data(dict(method)), specification.get("labels")) for method in specification["methods"])
+    segments = segments_of(config.model.segments, methods, base.config.layers)
+    params = attach(cut(base.params, base.config, segments), methods, jax.random.key(0))
+    trainable, frozen = partition(params)
+    with Checkpoints(checkpoints, specification) as store:
+        at, arrays = store.restore(stored_target(checkpoints, step), step)
+    values = {path.removeprefix("trainable/"): array for path, array in arrays.items() if path.startswith("trainable/")}
+    missing = set(flatten(trainable)) ^ set(values)
+    if missing:
+        raise ValueError(f"the checkpoint in {checkpoints} does not hold the adapter its methods describe: {sorted(missing)[:10]}")
+    lineage = {
+        "run": str(Path(run).resolve().name), "step": int(at), "config": config.to_dict(), "records": specification["records"],
+        "versions": specification["versions"], "start": specification.get("start"),
+    }
+    params = combine(unflatten_like(trainable, values), frozen)
+    return Ready(base, params, segments, methods, config, str(run), json.loads(json.dumps(lineage, default=str)))
+
+
+def config_of(run: Path) -> ConfigDict:
+    """The config that a run was asked for.
+
+    Raises:
+        ValueError: no work directory of a run.
+    """
+    stored = run / "config.json"
+    if not stored.exists():
+        raise ValueError(f"{run} is no work directory of a run: it has no config.json")
+    config = ConfigDict(json.loads(stored.read_text()))
+    config.peft = [ConfigDict(method) for method in config.peft]
+    return config
+
+
+def _labelled(method: Any, labels: list[str] | None) -> Any:
+    """A classifier with the labels of the run's data."""
+    return dataclasses.replace(method, labels=tuple(labels)) if isinstance(method, classifier) and labels else method
