@@ -17,6 +17,7 @@ from peftjax.interop.base import load_base
 from peftjax.nn.tree import flatten, unflatten_like
 from peftjax.peft.attach import detach
 from peftjax.peft.partition import nothing, size
+from peftjax.peft.spec import from_data, to_data
 from peftjax.train.checkpoint import Checkpoints
 from peftjax.train.config import check, plain
 from peftjax.train.inputs import Inputs, prepare
@@ -114,8 +115,9 @@ def notice(text: str) -> None:
 def specification(config: Any, base: Any, inputs: Inputs) -> dict:
     """What a checkpoint fits: methods, base, tokenizer and data by fingerprint, and the optimiser."""
     asked = plain(config)
+    attached = inputs.task.methods([from_data(method) for method in asked["peft"]])
     return {
-        "methods": asked["peft"], "optimizer": asked["optimizer"], "train": asked["train"], "data": asked["data"],
+        "methods": [to_data(method) for method in attached], "optimizer": asked["optimizer"], "train": asked["train"], "data": asked["data"],
         "model": {"segments": asked["model"]["segments"]},
         "base": {"fingerprint": base.fingerprint, "dtype": precision(config.base.dtype).name}, "tokenizer": base.tokenizer.fingerprint,
         "records": inputs.fingerprint, "versions": versions(), "info": {"base_uri": base.uri},

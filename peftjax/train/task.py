@@ -163,8 +163,22 @@ def task_for(config: Any, architecture: Any) -> Task:
         "classifier's labels": next((head.labels for head in heads if head.labels), ()),
         "the base's own labels": () if heads else architecture.labels,
     }
-    claims = {who: labels for who, labels in claims.items() if labels}
-    if len(set(claims.values())) > 1:
-        raise ValueError("labels disagree: " + "; ".join(f"{who} are {', '.join(labels)}" for who, labels in claims.items()))
+    labels = _agreed(claims)
+    own = labels if _unnamed(architecture.labels) and len(architecture.labels) == len(labels) else architecture.labels
     second = None if data.second is None else Template(prompt=data.second)
-    return Classification(next(iter(claims.values()), ()), architecture.labels, second, architecture.types > 1)
+    return Classification(labels, own, second, architecture.types > 1)
+
+
+def _agreed(claims: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The labels that all who name any name; names outdo mere numbers, as many. () where nobody names any."""
+    claims = {who: labels for who, labels in claims.items() if labels}
+    named = {who: labels for who, labels in claims.items() if not _unnamed(labels)} or claims
+    labels = next(iter(named.values()), ())
+    if set(named.values()) - {labels} or any(len(numbered) != len(labels) for numbered in claims.values()):
+        raise ValueError("labels disagree: " + "; ".join(f"{who} are {', '.join(found)}" for who, found in claims.items()))
+    return labels
+
+
+def _unnamed(labels: Sequence[str]) -> bool:
+    """Whether labels only have numbers, as those of a checkpoint that does not know their names."""
+    return all(label == f"LABEL_{number}" for number, label in enumerate(labels))

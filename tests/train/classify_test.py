@@ -13,6 +13,7 @@ from peftjax.interop.base import load_base
 from peftjax.models.encoder import Encoder
 from peftjax.peft import head_only, lora
 from peftjax.peft.partition import combine
+from peftjax.train.checkpoint import stored_specification
 from peftjax.train.config import methods
 from peftjax.train.inputs import prepare
 from peftjax.train.logs import read_metrics
@@ -39,6 +40,8 @@ def losses(folder):
 def test_a_run_learns_and_leaves_result_and_report(finished):
     result = json.loads((finished / "result.json").read_text())
     assert result["labels"] == ["off", "on", "question"]
+    head = stored_specification(finished / "checkpoints")["methods"][1]
+    assert head["method"] == "classifier" and head["labels"] == result["labels"]  # whoever attaches it again needs no data
     assert [e["step"] for e in result["evaluations"]] == [8, 16, 24]  # the base has no head for these labels
     last = result["evaluations"][-1]
     assert last["loss"] < np.log(3) / 2 and "forgetting" not in last

@@ -1,5 +1,6 @@
 """What a run trains for: chosen by the base, refused where the config asks for something else."""
 
+import dataclasses
 import json
 
 import pytest
@@ -43,6 +44,16 @@ def test_without_a_classifier_the_bases_own_head_and_labels_are_kept():
     assert task.labels == TINY.labels and task.measures_base
     with pytest.raises(ValueError, match=r"no classification head; add classifier\(\) to config.peft"):
         task_for(config(pfeiffer(size=4)), BARE)
+
+
+def test_names_outdo_the_numbers_of_a_checkpoint_that_knows_none():
+    numbered = dataclasses.replace(TINY, labels=("LABEL_0", "LABEL_1"))
+    own = task_for(config(head_only(), labels=("bad", "good")), numbered)
+    assert own.labels == own.own == ("bad", "good") and own.measures_base
+    brought = task_for(config(classifier(labels=2), labels=("bad", "good")), BARE)
+    assert brought.labels == ("bad", "good") and brought.methods([classifier(labels=2)]) == [classifier(labels=("bad", "good"))]
+    with pytest.raises(ValueError, match="labels disagree"):
+        task_for(config(classifier(labels=3), labels=("bad", "good")), BARE)
 
 
 def test_a_pair_is_shown_as_two_lines():
