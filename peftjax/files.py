@@ -1,12 +1,13 @@
 """Files written whole or not at all, and a lock between processes.
 
-    with replacing(path) as partial:      # a name in the same folder
+    with replacing(path) as partial:      # a name in the same folder; replacing_folder(path) for a whole folder
         partial.write_text(...)           # renamed to `path` at the end, removed if the block raises
 """
 
 import contextlib
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,26 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well, and an older folder's; else nothing changes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old = partial.with_name(f"{partial.name}.old")
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not path.exists():  # stopped between the two renames
+            os.rename(old, path)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,130 @@
+"""Exports: a trained or imported adapter in every form that can hold it, and what servers make of it.
+
+    out/peftjax/       our own form                      out/merged/      the base with the adapter folded in, Hugging Face layout
+    out/peft/          HF PEFT's                         out/lora.gguf    llama.cpp's
+    out/adapterhub/    AdapterHub's                      out/servers.md   which servers take it, and what they would ignore
+
+Every folder is written whole or not at all. Beside each lies `peftjax.json` with the identity of the base and the lineage.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from peftjax.files import replacing, replacing_folder
+from peftjax.hints import did_you_mean
+from peftjax.interop.exchange.adapter import Adapter, extract
+from peftjax.interop.exchange.adapterhub_write import write_adapterhub
+from peftjax.interop.exchange.gguf_lora import write_gguf_lora
+from peftjax.interop.exchange.lint import as_table, lint
+from peftjax.interop.exchange.load import adapt, read_adapter
+from peftjax.interop.exchange.manifest import manifest, write_manifest
+from peftjax.interop.exchange.merged import write_merged
+from peftjax.interop.exchange.native import write_native
+from peftjax.interop.exchange.peft_write import write_peft
+from peftjax.peft.attach import activate
+from peftjax.train.adapters import Ready
+
+DTYPES = ("float32", "bfloat16", "float16")
+FORMS = ("peftjax", "peft", "adapterhub", "merged", "gguf")
+
+
+def export(
+    ready: Ready, to: str | Path, forms: Sequence[str] = (), *, name: str | None = None, dtype: str | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Writes an adapter in these forms; () is every form that can hold it. Returns what was written.
+
+    Args:
+        ready: a base with an adapter.
+        to: folder of the exports.
+        name: of the adapter, where there are several; also its name in AdapterHub.
+        dtype: of tensors in other tools' forms and of merged weights; default float32, and the base's own for merged weights.
+        say: is told of each form what became of it.
+
+    Raises:
+        ValueError: an unknown form or dtype, no adapter, or a form that was asked for and cannot hold it.
+    """
+    unknown = [form for form in forms if form not in FORMS]
+    if unknown:
+        raise ValueError(f"no form is called {unknown[0]!r}{did_you_mean(unknown[0], FORMS)}; forms are {', '.join(FORMS)}")
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    names = ready.names()
+    name = names[0] if name is None and len(names) == 1 else name
+    adapter = extract(
+        ready.params, ready.methods, name, dtype=dtype or "float32", base=ready.base.fingerprint,
+        tokenizer=ready.base.tokenizer.fingerprint, lineage=ready.lineage,
+    )
+    writers = _writers(ready, adapter, name, dtype)
+    written, folder = [], Path(to)
+    for form in forms or FORMS:
+        try:
+            path = writers[form](folder)
+        except (ValueError, TypeError) as error:
+            if forms:
+                raise ValueError(f"form {form}: {error}") from error
+            say(f"{form:10}  not written: {str(error).splitlines()[0]}")
+            continue
+        written.append(path)
+        say(f"{form:10}  {path}")
+    table = as_table(lint(adapter, ready.base.config))
+    with replacing(folder / "servers.md") as partial:
+        partial.write_text(table + "\n", "utf-8")
+    say(table)
+    return written
+
+
+def import_adapter(folder: str | Path, base, to: str | Path, other_base: bool = False) -> Adapter:
+    """Brings an adapter of any form into our own, checked against the base it is for.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_adapter`.
+    """
+    adapter = read_adapter(folder, base, other_base)
+    adapt(base, adapter, origin=str(folder))  # whether it fits is seen here, before anything is written
+    if other_base:  # from now on it belongs to this one
+        adapter = dataclasses.replace(adapter, base=base.fingerprint, tokenizer=base.tokenizer.fingerprint)
+    with replacing_folder(Path(to)) as partial:
+        write_native(partial, adapter, base)
+    return adapter
+
+
+def _writers(ready: Ready, adapter: Adapter, name: str, dtype: str | None) -> dict[str, Callable[[Path], Path]]:
+    """By form: writes it into a folder and returns where."""
+    base, uri = ready.base, ready.base.uri
+    about = manifest(adapter, base)
+
+    def peftjax(folder):
+        with replacing_folder(folder / "peftjax") as partial:
+            write_native(partial, adapter, base)
+        return folder / "peftjax"
+
+    def beside(target, write):
+        with replacing_folder(target) as partial:
+            write(partial)
+            files = sorted(path.name for path in partial.iterdir())
+            write_manifest(partial, about, files)
+        return target
+
+    def merged(folder):
+        with replacing_folder(folder / "merged") as partial:
+            write_merged(partial, base, activate(ready.params, [name]), ready.methods, dtype)
+            files = sorted(path.name for path in partial.iterdir())
+            write_manifest(partial, about | {"format": "peftjax merged base"}, files)
+        return folder / "merged"
+
+    def gguf(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "lora.gguf") as partial:
+            write_gguf_lora(partial, adapter, base.config, name=name, base_uri=uri)
+        return folder / "lora.gguf"
+
+    task = "SEQ_CLS" if hasattr(base.config, "labels") else "CAUSAL_LM"
+    return {
+        "peftjax": peftjax,
+        "peft": lambda folder: beside(folder / "peft", lambda at: write_peft(at, adapter, base.config, uri, task)),
+        "adapterhub": lambda folder: beside(folder / "adapterhub", lambda at: write_adapterhub(at, adapter, base.config, name, uri)),
+        "merged": merged,
+        "gguf": gguf,
+    }
