@@ -117,7 +117,8 @@ def specification(config: Any, base: Any, inputs: Inputs) -> dict:
     asked = plain(config)
     attached = inputs.task.methods([from_data(method) for method in asked["peft"]])
     return {
-        "methods": [to_data(method) for method in attached], "optimizer": asked["optimizer"], "train": asked["train"], "data": asked["data"],
+        "methods": [to_data(method) for method in attached],
+        "optimizer": asked["optimizer"], "train": asked["train"], "data": asked["data"],
         "model": {"segments": asked["model"]["segments"]},
         "base": {"fingerprint": base.fingerprint, "dtype": precision(config.base.dtype).name}, "tokenizer": base.tokenizer.fingerprint,
         "records": inputs.fingerprint, "versions": versions(), "info": {"base_uri": base.uri},
