@@ -117,6 +117,8 @@ def document_from_config(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     }
     if not config.learned_positions:
         document |= _rotary_entries(config, architecture)
+    # Unsaid, the ids of special tokens would be those of the family's first vocabulary.
+    document |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     document |= dialect.write(config) | {"torch_dtype": dtype, "dtype": dtype}
     document = {key: value for key, value in document.items() if value is not ...}
     again = config_from_document(document, config.family, "the document")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from peftjax.models.attention import Cache, empty_cache
+from peftjax.models.config import DecoderConfig
 from peftjax.models.decoder import Decoder
 
 BUCKET = 32
@@ -46,6 +47,17 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, bucket: int = BUCKET
         tokens[row, length - len(prompt):] = prompt
         segments[row, length - len(prompt):] = 1
     return tokens, segments
+
+
+def check_length(config: DecoderConfig, prompts: Sequence[Sequence[int]], max_new: int) -> None:
+    """Learned positions end somewhere; beyond them there is no row to read.
+
+    Raises:
+        ValueError: the longest prompt and `max_new` tokens are more than the base has positions for.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    if config.learned_positions and longest + max_new > config.max_length:
+        raise ValueError(f"{longest} tokens and {max_new} new ones are more than the {config.max_length} positions that this base has")
 
 
 def sample(logits: jax.Array, key: jax.Array, temperature: float) -> jax.Array:
@@ -102,6 +114,7 @@ def generate_ids(
 
 
 def _generate_batch(model, params, prompts, eos_id, max_new, pad_id, seed, how) -> list[list[int]]:
+    check_length(model.config, prompts, max_new)
     tokens, segments = pad_left(prompts, pad_id)
     keys = token_keys(seed, max_new)
     ids, cache = prefill(model, params, tokens, segments, keys[0], slots=tokens.shape[1] + max_new, **how)
@@ -135,6 +148,7 @@ def stream(
     vocab: int | None = None,
 ) -> Iterator[int]:
     """New ids after one prompt, as they come, until the end token (not given) or `max_new` of them."""
+    check_length(model.config, [prompt], max_new)
     tokens, segments = pad_left([prompt], 0)
     keys, how = token_keys(seed, max_new), {"temperature": temperature, "vocab": vocab}
     ids, cache = prefill(model, params, tokens, segments, keys[0], slots=tokens.shape[1] + max_new, **how)

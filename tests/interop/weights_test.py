@@ -1,6 +1,7 @@
 """Checks of tensor names and shapes, the order of rotary rows, and the reading into stacked leaves."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,9 +10,12 @@ import tiny_checkpoint
 import tiny_gguf
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from peftjax.interop import hf, weights
 from peftjax.nn.tree import flatten
+
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 @pytest.fixture
@@ -82,6 +86,47 @@ def test_leaves_do_not_depend_on_block_size_or_threads(tmp_path, monkeypatch):
         assert found.keys() == params.keys()
         for path in params:
             np.testing.assert_array_equal(found[path], params[path])
+
+
+@pytest.mark.parametrize("name", ["phi3", "gpt2"])
+def test_parts_of_a_tensor_are_read_apart_whatever_the_block_size(name, monkeypatch):
+    opened = hf.open_directory(GOLDEN / name)
+    tensors = load_file(GOLDEN / name / "model.safetensors")
+    fused = "model.layers.1.self_attn.qkv_proj.weight" if name == "phi3" else "transformer.h.1.attn.c_attn.weight"
+    whole = tensors[fused].T if name == "phi3" else tensors[fused]
+    for rows_of, threads in ((1, 1), (100, 3), (1 << 20, 2)):
+        monkeypatch.setattr(weights, "_ROWS_OF", rows_of)
+        found = dict(weights.leaves(opened.config, opened.family, "hf", opened.sources, threads=threads))
+        parts = [found[f"blocks/attn/{part}/kernel"][1] for part in "qkv"]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+        if name == "gpt2":
+            biases = [found[f"blocks/attn/{part}/bias"][1] for part in "qkv"]
+            np.testing.assert_array_equal(np.concatenate(biases), tensors["transformer.h.1.attn.c_attn.bias"])
+
+
+def test_a_fault_of_a_fused_tensor_names_all_that_it_holds():
+    opened = hf.open_directory(GOLDEN / "phi3")
+    name = "model.layers.0.mlp.gate_up_proj.weight"
+    with pytest.raises(ValueError, match=r"found \[95, 32\], blocks/mlp/gate/kernel, blocks/mlp/up/kernel wants \[96, 32\]"):
+        check(opened, opened.sources | {name: weights.Source((95, 32), None)})
+    without = {key: value for key, value in opened.sources.items() if key != name}
+    with pytest.raises(ValueError, match=r"missing   model.layers.0.mlp.gate_up_proj.weight \[96, 32\] for blocks/mlp/gate/kernel, "):
+        check(opened, without)
+
+
+def test_a_format_that_has_no_place_for_a_weight_is_named(opened):
+    norm = dataclasses.replace(opened.family.weights[1], gguf=None)
+    family = dataclasses.replace(opened.family, weights=(norm,))
+    with pytest.raises(ValueError, match="homeless  blocks/attn_norm/scale: the format gguf has no place for it"):
+        weights.check(opened.config, family, "gguf", {}, "x")
+
+
+def test_what_a_format_has_added_is_taken_off(opened):
+    norm = next(weight for weight in opened.family.weights if weight.path == "final_norm/scale")
+    family = dataclasses.replace(opened.family, weights=(dataclasses.replace(norm, gguf=weights.Stored("n", offset=1.0)),))
+    source = weights.Source((32,), lambda rows: np.arange(1, 33, dtype=np.float32)[rows])
+    found = dict(weights.leaves(opened.config, family, "gguf", {"n": source}))
+    np.testing.assert_array_equal(found["final_norm/scale"], np.arange(32))
 
 
 def test_reading_errors_reach_the_caller(opened):

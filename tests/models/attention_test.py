@@ -1,4 +1,4 @@
-"""Rotary positions are relative, masks are as defined, and attention is the plain sum that it stands for."""
+"""Masks are as defined, and attention is the plain sum that it stands for."""
 
 import jax
 import jax.numpy as jnp
@@ -7,34 +7,6 @@ import pytest
 from tiny import TINY
 
 from peftjax.models.attention import attend_causally, attention_mask, empty_cache
-from peftjax.models.rope import rotary_angles, rotate
-
-
-def turned(x, position, base=10000.0):
-    """x [K] at one position."""
-    return rotate(x[None, None, None], rotary_angles(jnp.array([[position]]), x.shape[0], base))[0, 0, 0]
-
-
-def test_rotation_keeps_lengths_and_is_nothing_at_position_zero():
-    x = jax.random.normal(jax.random.key(0), (6,))
-    np.testing.assert_array_equal(turned(x, 0), x)
-    np.testing.assert_allclose(jnp.linalg.norm(turned(x, 17)), jnp.linalg.norm(x), rtol=1e-5)
-
-
-@pytest.mark.parametrize("shift", [1, 40])
-def test_scores_depend_on_the_distance_alone(shift):
-    q, k = jax.random.normal(jax.random.key(1), (2, 6))
-    here = turned(q, 9) @ turned(k, 4)
-    np.testing.assert_allclose(turned(q, 9 + shift) @ turned(k, 4 + shift), here, rtol=1e-4, atol=1e-5)
-    assert abs(turned(q, 9 + shift) @ turned(k, 4) - here) > 1e-4
-
-
-def test_rotation_is_by_halves_as_in_hugging_faces_llama():
-    x, angle = jnp.arange(1.0, 5.0), np.array([3.0, 3.0 * 100.0**-0.5])
-    want = np.concatenate(
-        [x[:2] * np.cos(angle) - x[2:] * np.sin(angle), x[2:] * np.cos(angle) + x[:2] * np.sin(angle)]
-    )
-    np.testing.assert_allclose(turned(x, 3, base=100.0), want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 1, 2])
@@ -51,13 +23,14 @@ def test_the_mask_is_that_of_the_definition(window, slot):
                 assert got[b, 0, t, s] == (near and queries[b, t] == keys[b, s] and keys[b, s] > 0), (b, t, s)
 
 
-def plain_attention(q, k, v, mask):
+def plain_attention(q, k, v, mask, scale=None, softcap=None):
     """Head by head, query by query, in numpy."""
     out = np.zeros_like(q)
     for b, t, h in np.ndindex(q.shape[:3]):
         g = h // (q.shape[2] // k.shape[2])
         seen = mask[b, 0, t]
-        scores = k[b, seen, g] @ q[b, t, h] / q.shape[-1] ** 0.5
+        scores = k[b, seen, g] @ q[b, t, h] * (q.shape[-1] ** -0.5 if scale is None else scale)
+        scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
         weights = np.exp(scores - scores.max())
         out[b, t, h] = weights @ v[b, seen, g] / weights.sum()
     return out
@@ -69,9 +42,11 @@ def test_attention_is_the_plain_sum_it_stands_for():
     k, v = (jax.random.normal(key, (2, 3, 2, 6)) for key in keys[1:])
     segments = jnp.array([[1, 1, 1], [1, 2, 2]])
     mask = attention_mask(segments, segments, 0, None)
-    want = plain_attention(*(np.asarray(x) for x in (q, k, v, mask)))
-    np.testing.assert_allclose(attend_causally(q, k, v, mask), want, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(jax.jit(attend_causally)(q, k, v, mask), want, rtol=1e-4, atol=1e-5)
+    for how in ({}, {"scale": 1.5}, {"softcap": 0.5}, {"scale": 3.0, "softcap": 2.0}):
+        want = plain_attention(*(np.asarray(x) for x in (q, k, v, mask)), **how)
+        np.testing.assert_allclose(attend_causally(q, k, v, mask, **how), want, rtol=1e-4, atol=1e-5)
+        attend = jax.jit(attend_causally, static_argnames=("scale", "softcap"))
+        np.testing.assert_allclose(attend(q, k, v, mask, **how), want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_is_finite_and_so_is_its_gradient():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import BIASED, LENGTH, TIED, TINY, base, equal_trees, logits, noise, run, shapes, tokens
 
+from peftjax.models import rope
 from peftjax.models.attention import empty_cache
 from peftjax.models.decoder import Decoder, abstract_params, count_within, cut, init_params, segment_spans
 from peftjax.nn.tree import flatten, get, put
@@ -59,10 +60,10 @@ def test_an_unknown_remat_is_refused():
         logits(base(), remat="blocks")
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_causality_by_gradients(window):
+@pytest.mark.parametrize("window, full_layers", [(None, ()), (2, ()), (2, (0,))])
+def test_causality_by_gradients(window, full_layers):
     """d logits[t] / d embedding[s] is zero for s > t, and for s out of the layers' reach, and only there."""
-    config = dataclasses.replace(TINY, window=window, vocab_size=LENGTH)
+    config = dataclasses.replace(TINY, window=window, full_layers=full_layers, vocab_size=LENGTH)
     params, model = base(config), Decoder(config)
     ids = jnp.arange(LENGTH)[None]  # one row of the embedding a position
 
@@ -71,17 +72,67 @@ def test_causality_by_gradients(window):
 
     grads = jax.jit(jax.vmap(jax.grad(at), in_axes=(None, 0)))(params["embed"]["embedding"], jnp.arange(LENGTH))
     reached = np.abs(grads).max(axis=-1) > 0
-    reach = LENGTH if window is None else config.layers * (window - 1)
+    reach = LENGTH if window is None or full_layers else config.layers * (window - 1)
     want = [[s <= t and t - s <= reach for s in range(LENGTH)] for t in range(LENGTH)]
     np.testing.assert_array_equal(reached, want)
 
 
-def test_packed_rows_are_the_rows_alone():
+def test_layers_with_and_without_the_window():
+    """With the window everywhere or nowhere it is the plain model; in between it is neither; and the kinds follow a cut."""
+    windowed = dataclasses.replace(FOUR, window=2)
+    nowhere, some = (dataclasses.replace(windowed, full_layers=layers) for layers in ((0, 1, 2, 3), (1, 2)))
+    params = base(FOUR)
+    np.testing.assert_array_equal(logits(params, nowhere), logits(params, FOUR))
+    for plain in (FOUR, windowed):
+        assert np.abs(logits(params, some) - logits(params, plain)).max() > 1e-3
+    np.testing.assert_allclose(
+        logits(params, dataclasses.replace(some, window=LENGTH)), logits(params, FOUR), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        logits(cut(params, some, (1, 3)), some, segments=(1, 3)), logits(params, some), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_local_layers_turn_by_a_base_of_their_own():
+    config = dataclasses.replace(TINY, window=LENGTH, full_layers=(1,))
+    same, other = (dataclasses.replace(config, local_rope_base=value) for value in (config.rope_base, 10.0))
+    np.testing.assert_allclose(logits(base(), same), logits(base()), rtol=1e-5, atol=1e-5)
+    assert np.abs(logits(base(), other) - logits(base())).max() > 1e-3
+    scaled = dataclasses.replace(same, rope_scaling=rope.Linear(2.0), full_layers=())  # local layers are not rescaled
+    np.testing.assert_allclose(logits(base(), scaled), logits(base()), rtol=1e-5, atol=1e-5)
+
+
+def test_soft_caps_bound_and_large_ones_do_nothing():
+    small, large = (dataclasses.replace(TINY, logit_softcap=cap, attention_softcap=cap) for cap in (0.5, 1e4))
+    assert np.abs(logits(base(), small)).max() < 0.5
+    np.testing.assert_allclose(logits(base(), large), logits(base()), rtol=1e-3, atol=1e-4)
+
+
+def test_the_query_scalar_of_the_head_size_and_the_embedding_scale():
+    np.testing.assert_allclose(logits(base(), dataclasses.replace(TINY, query_scalar=6.0)), logits(base()), rtol=1e-5, atol=1e-5)
+    twice = put(base(), "embed/embedding", 2 * base()["embed"]["embedding"])
+    np.testing.assert_array_equal(logits(base(), dataclasses.replace(TINY, embedding_scale=2.0)), logits(twice))
+
+
+def test_learned_positions_are_rows_and_padding_may_lie_beyond_them():
+    config = dataclasses.replace(TINY, learned_positions=True, max_length=3)
+    params, ids = base(config), tokens(2, 3, seed=4)
+    alone = run(params, ids, Decoder(config))
+    pad = ((0, 0), (5, 0))
+    padded = run(params, jnp.pad(ids, pad), Decoder(config), segments=jnp.pad(jnp.ones_like(ids), pad))
+    np.testing.assert_allclose(padded[:, 5:], alone, rtol=1e-5, atol=1e-5)
+    table = params["pos_embed"]["embedding"]
+    swapped = run(put(params, "pos_embed/embedding", table[::-1]), ids, Decoder(config), positions=jnp.array([[2, 1, 0]] * 2))
+    np.testing.assert_allclose(swapped, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, window=2, full_layers=(1,), local_rope_base=10.0)])
+def test_packed_rows_are_the_rows_alone(config):
     first, second = tokens(1, 2, seed=1), tokens(1, 3, seed=2)
     segments = jnp.array([[1, 1, 2, 2, 2]])
-    packed = run(base(), jnp.concatenate([first, second], axis=1), Decoder(TINY), segments=segments)
-    np.testing.assert_allclose(packed[:, :2], run(base(), first, Decoder(TINY)), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(packed[:, 2:], run(base(), second, Decoder(TINY)), rtol=1e-5, atol=1e-5)
+    packed = run(base(), jnp.concatenate([first, second], axis=1), Decoder(config), segments=segments)
+    np.testing.assert_allclose(packed[:, :2], run(base(), first, Decoder(config)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(packed[:, 2:], run(base(), second, Decoder(config)), rtol=1e-5, atol=1e-5)
 
 
 def test_left_and_right_padding_change_nothing():

@@ -1,5 +1,7 @@
 """Generation with the cache is what recomputing everything would give, in a batch as alone, at once as in a stream."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,3 +120,16 @@ def test_texts_go_through_the_tokenizer():
 def test_no_token_at_all_is_refused():
     with pytest.raises(ValueError, match="max_new is 0"):
         generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=0)
+
+
+def test_learned_positions_are_a_bound():
+    """Up to the last position that was learned, and no further."""
+    config = dataclasses.replace(TINY, learned_positions=True, max_length=7)
+    model, params = Decoder(config), base(config)
+    ids = generate_ids(model, params, [[3, 1, 4]], NO_EOS, max_new=4)[0]
+    assert len(ids) == 4 and list(stream(model, params, [3, 1, 4], NO_EOS, max_new=4)) == ids
+    whole = run(params, jnp.array([[3, 1, 4, *ids]]), model)
+    assert jnp.argmax(whole[0, 2:-1], axis=-1).tolist() == ids
+    for go in (generate_ids, lambda *args, **how: list(stream(model, params, [3, 1, 4], NO_EOS, max_new=5))):
+        with pytest.raises(ValueError, match="3 tokens and 5 new ones are more than the 7 positions"):
+            go(model, params, [[3, 1, 4]], NO_EOS, max_new=5)

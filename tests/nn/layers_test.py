@@ -58,6 +58,17 @@ def test_rms_norm_is_computed_in_float32_and_returned_in_the_dtype_of_the_value(
     np.testing.assert_array_equal(y, rms_norm(half.astype(jnp.float32), jnp.ones(4), 1e-5).astype(jnp.bfloat16))
 
 
+def test_a_norm_with_an_offset_keeps_what_is_beside_it():
+    w = jnp.array([0.5, -0.25, 0.0, 2.0])
+    found = RMSNorm(1e-6, offset=1.0).apply({"params": {"scale": w}}, X)
+    np.testing.assert_allclose(found, rms_norm(X, 1 + w, 1e-6), rtol=1e-6)
+    for offset in (0.0, 1.0):  # as a new norm does nothing but norm
+        module = RMSNorm(1e-6, offset)
+        new = module.init(jax.random.key(0), X)
+        np.testing.assert_array_equal(new["params"]["scale"], np.full(4, 1 - offset))
+        np.testing.assert_allclose(module.apply(new, X), rms_norm(X, jnp.ones(4), 1e-6), rtol=1e-6)
+
+
 def test_embed_gives_rows_in_its_dtype_and_its_table():
     ids = jnp.array([[0, 8]])
     module = Embed(9, 4, jnp.bfloat16)
