@@ -19,7 +19,6 @@ from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
 from peftjax.nn.tree import flatten, unflatten_like
 from peftjax.peft.attach import adapters, attach
-from peftjax.peft.classifier import classifier
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.spec import from_data
 from peftjax.train.checkpoint import Checkpoints, stored_specification, stored_target
@@ -104,7 +103,7 @@ def of_run(run: str | Path, step: int | None = None) -> Ready:
     if specification["tokenizer"] != base.tokenizer.fingerprint:
         raise ValueError(f"the adapter in {checkpoints} was trained with a tokenizer of fingerprint {specification['tokenizer']}, "
                          f"that of {base.uri} has {base.tokenizer.fingerprint}")
-    methods = tuple(_labelled(from_data(dict(method)), specification.get("labels")) for method in specification["methods"])
+    methods = tuple(from_data(dict(method)) for method in specification["methods"])
     segments = segments_of(config.model.segments, methods, base.config.layers)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.key(0))
     trainable, frozen = partition(params)
@@ -134,8 +133,3 @@ def config_of(run: Path) -> ConfigDict:
     config = ConfigDict(json.loads(stored.read_text()))
     config.peft = [ConfigDict(method) for method in config.peft]
     return config
-
-
-def _labelled(method: Any, labels: list[str] | None) -> Any:
-    """A classifier with the labels of the run's data."""
-    return dataclasses.replace(method, labels=tuple(labels)) if isinstance(method, classifier) and labels else method

@@ -1,0 +1,205 @@
+"""Proof of the exports: each method, in each form, is loaded by that form's own library and gives the logits that it gives here.
+
+A job is a base directory, an exported adapter and a batch of tokens; scripts/peers/logits.py answers it in the peer's environment.
+
+    jobs = write_jobs(folder, [Path("tests/golden/llama"), ...])       exports, tokens and our logits
+    rows = compare_jobs(folder, jobs)                                   after the peers have left theirs
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from peftjax.interop.base import Base, load_base, load_params
+from peftjax.interop.exchange.adapter import extract
+from peftjax.interop.exchange.adapterhub_write import write_adapterhub
+from peftjax.interop.exchange.merged import write_merged
+from peftjax.interop.exchange.peft_write import write_peft
+from peftjax.interop.fingerprint import fingerprint
+from peftjax.interop.hf import open_directory
+from peftjax.models.decoder import Decoder, cut
+from peftjax.models.encoder import Encoder
+from peftjax.models.tokenizer import Tokenizer
+from peftjax.nn.tree import flatten, get, unflatten_like
+from peftjax.peft import (
+    attach,
+    bitfit,
+    bottleneck,
+    combine,
+    cut_points,
+    full,
+    houlsby,
+    lora,
+    parallel,
+    partition,
+    pfeiffer,
+    scaled_parallel,
+    trainable_tokens,
+)
+from peftjax.peft.classifier import classifier
+from peftjax.peft.keys import key_at
+
+TOLERANCE = 1e-4  # on logits
+HOSTS = ("llama", "gpt2", "bert", "roberta")
+ATTENTION = ("q_proj", "v_proj")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A method in a form, on the bases that it is for."""
+
+    name: str
+    form: str
+    methods: tuple[Any, ...]
+    fits: Callable[[Base], bool] = lambda base: True
+
+
+def _decoder(base: Base) -> bool:
+    return not hasattr(base.config, "labels")
+
+
+def _hosted(base: Base) -> bool:
+    return base.config.family in HOSTS
+
+
+def _biased(base: Base) -> bool:
+    return _decoder(base) and get(base.params, "blocks/attn/v/bias") is not None
+
+
+HEAD = (classifier(labels=3, hidden=True),)
+PLAIN = lora(rank=3, alpha=6)
+CASES = (
+    Case("LoRA", "peft", (PLAIN,), _decoder),
+    Case("rsLoRA", "peft", (lora(rank=4, alpha=2, rslora=True),), _decoder),
+    Case("LoRA, ranks and alphas by rule", "peft", (lora(rank=2, alpha=3, rank_pattern={"blocks/1/attn/q": 5, "v_proj": 4},
+                                                        alpha_pattern={"v_proj": 7, "blocks/0/mlp/down": 1}),), _decoder),
+    Case("LoRA on one layer", "peft", (lora(rank=3, layers=(1,)),), _decoder),
+    Case("LoRA on q alone", "peft", (lora(rank=3, targets="q_proj"),), _decoder),
+    Case("LoRA on the embedding", "peft", (lora(rank=3, targets=("q_proj", "embed_tokens"), ensure_weight_tying=False),), _decoder),
+    Case("LoRA on the embedding, head tied", "peft", (lora(rank=3, targets=("q_proj", "embed_tokens")),), _decoder),
+    Case("LoRA on the head", "peft", (lora(rank=3, targets=("q_proj", "lm_head")),), _decoder),
+    Case("LoRA with bias", "peft", (lora(rank=3, targets=("o_proj", "down_proj"), lora_bias=True),), _decoder),
+    Case("LoRA, head saved", "peft", (PLAIN, full(targets="lm_head")), _decoder),
+    Case("LoRA, biases trained", "peft", (lora(rank=3, targets=ATTENTION), bitfit(targets=ATTENTION)), _biased),
+    Case("LoRA, token rows", "peft", (PLAIN, trainable_tokens(ids=(1, 5, 40))), _decoder),
+    Case("LoRA, merged", "merged", (PLAIN,), _decoder),
+    Case("Houlsby", "adapterhub", (houlsby(size=4),), lambda b: _hosted(b) and _decoder(b)),
+    Case("Pfeiffer", "adapterhub", (pfeiffer(size=5),), lambda b: _hosted(b) and _decoder(b)),
+    Case("parallel", "adapterhub", (parallel(size=4),), lambda b: _hosted(b) and _decoder(b)),
+    Case("scaled parallel", "adapterhub", (scaled_parallel(size=4),), lambda b: _hosted(b) and _decoder(b)),
+    Case("bottleneck, norms, channel scale", "adapterhub", (bottleneck(size=4, norm="both", scale="channel", activation="gelu"),),
+         lambda b: _hosted(b) and _decoder(b)),
+    Case("bottleneck on one layer", "adapterhub", (houlsby(size=3, layers=(1,)),), lambda b: _hosted(b) and _decoder(b)),
+    Case("LoRA", "adapterhub", (lora(rank=3, alpha=6, targets=ATTENTION),), lambda b: _hosted(b) and _decoder(b)),
+    Case("LoRA and Pfeiffer", "adapterhub", (lora(rank=3, targets=ATTENTION), pfeiffer(size=4)), lambda b: _hosted(b) and _decoder(b)),
+    Case("Houlsby, classifier", "adapterhub", (houlsby(size=4), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
+    Case("Pfeiffer, classifier", "adapterhub", (pfeiffer(size=4), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
+    Case("parallel, classifier", "adapterhub", (parallel(size=4), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
+    Case("LoRA, classifier", "adapterhub", (lora(rank=3, targets=ATTENTION), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
+    Case("LoRA, classifier", "peft", (lora(rank=3, targets=ATTENTION), classifier(labels=3, hidden=False)),
+         lambda b: b.config.family == "bert"),
+)
+
+
+def write_jobs(folder: str | Path, bases: Sequence[Path], cases: Sequence[Case] = CASES) -> list[dict[str, str]]:
+    """Exports every case on every base it fits, with tokens and our logits beside it; the jobs, also written as jobs.json."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for path in bases:
+        base = open_base(path)
+        for case in (case for case in cases if case.fits(base)):
+            at = folder / f"{len(jobs):03d}"
+            params, segments, methods = adapted(base, case)
+            tokens = _tokens(base)
+            at.mkdir(parents=True, exist_ok=True)
+            np.savez(at / "ours.npz", tokens=tokens, logits=_logits(base, params, segments, tokens))
+            _write(at / "adapter", case, base, params, methods)
+            jobs.append({"case": case.name, "form": case.form, "base": str(path.resolve()), "at": str(at.resolve()),
+                         "classifies": str(not _decoder(base))})
+    (folder / "jobs.json").write_text(json.dumps(jobs, indent=1))
+    return jobs
+
+
+def open_base(path: Path) -> Base:
+    """A base directory, which may lack a tokenizer."""
+    if (path / "tokenizer.json").is_file():
+        return load_base(path)
+    opened = open_directory(path)
+    params = load_params(opened.config, opened.family, "hf", opened.sources, str(path))
+    return Base(str(path), opened.config, params, None, fingerprint(params))
+
+
+def adapted(base: Base, case: Case) -> tuple[dict, tuple[int, ...], tuple[Any, ...]]:
+    """(tree, segments, methods): the case on a base, with every trainable moved off its initial value."""
+    segments = cut_points(case.methods, base.config.layers)
+    params = attach(cut(base.params, base.config, segments), case.methods, jax.random.key(0))
+    trainable, frozen = partition(params)
+    key = jax.random.key(1)
+    moved = {path: leaf + 0.2 * jax.random.normal(key_at(key, path), leaf.shape) * _used(trainable, path) for path, leaf in
+             flatten(trainable).items()}
+    return combine(unflatten_like(trainable, moved), frozen), segments, case.methods
+
+
+def _used(trainable: Any, path: str) -> Any:
+    """1, or for the factors of a LoRA 0 in the rows beyond its layer's rank."""
+    flat, (head, _, field) = flatten(trainable), path.rpartition("/")
+    if field not in ("a", "b") or f"{head}/a" not in flat:
+        return 1.0
+    used = flat[f"{head}/a"].any(axis=-1) | flat[f"{head}/b"].any(axis=-1)
+    return jnp.broadcast_to(used[..., None], flat[path].shape)
+
+
+def _tokens(base: Base) -> np.ndarray:
+    return np.random.default_rng(0).integers(3, base.config.vocab_size, (2, 10)).astype(np.int32)
+
+
+def _logits(base: Base, params: Any, segments: tuple[int, ...], tokens: np.ndarray) -> np.ndarray:
+    model = (Decoder if _decoder(base) else Encoder)(base.config, segments=segments)
+    return np.asarray(jax.jit(lambda p, t: model.apply({"params": p}, t))(params, tokens))
+
+
+def _write(folder: Path, case: Case, base: Base, params: Any, methods: tuple[Any, ...]) -> None:
+    adapter = extract(params, methods)
+    if case.form == "peft":
+        write_peft(folder, adapter, base.config, "base", "CAUSAL_LM" if _decoder(base) else "SEQ_CLS")
+    elif case.form == "adapterhub":
+        flexible = dataclasses.replace(adapter, lineage={"head": "" if _decoder(base) else "flexible"})
+        write_adapterhub(folder, flexible, base.config, "task", "base")
+    else:
+        tokenizer = base.tokenizer or _no_tokenizer(base)
+        write_merged(folder, dataclasses.replace(base, tokenizer=tokenizer), params)
+
+
+def _no_tokenizer(base: Base) -> Tokenizer:
+    import tokenizers
+
+    words = {f"w{number}": number for number in range(base.config.vocab_size)}
+    return Tokenizer(tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0")), {"eos_token": "w1"})
+
+
+def compare_jobs(jobs: Sequence[dict[str, str]]) -> Iterator[tuple[dict[str, str], float]]:
+    """(job, largest absolute difference of a logit; infinity where the peer left nothing)."""
+    for job in jobs:
+        ours, theirs = Path(job["at"], "ours.npz"), Path(job["at"], "theirs.npz")
+        if not theirs.is_file():
+            yield job, float("inf")
+            continue
+        with np.load(ours) as a, np.load(theirs) as b:
+            yield job, float(np.max(np.abs(a["logits"] - b["logits"])))
+
+
+def as_table(rows: Sequence[tuple[dict[str, str], float]]) -> str:
+    """Method x form by base, the largest difference of a logit in each."""
+    bases = list(dict.fromkeys(Path(job["base"]).name for job, _ in rows))
+    lines = ["| method | form | " + " | ".join(bases) + " |", "|---|---|" + "--:|" * len(bases)]
+    for name, form in dict.fromkeys((job["case"], job["form"]) for job, _ in rows):
+        found = {Path(job["base"]).name: diff for job, diff in rows if (job["case"], job["form"]) == (name, form)}
+        lines.append(f"| {name} | {form} | " + " | ".join(f"{found[b]:.0e}" if b in found else "" for b in bases) + " |")
+    return "\n".join(lines)
