@@ -6,13 +6,12 @@ change the computation and are not implemented are refused by name; what a confi
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from peftjax.hints import did_you_mean
 from peftjax.interop.families import family_named
-from peftjax.models import rope
+from peftjax.interop.hf_rope import FULL, LOCAL, read_rotary, rotary_entries
 from peftjax.models.config import DecoderConfig
 
 T = TypeVar("T")
@@ -20,11 +19,6 @@ Document = Mapping[str, Any]
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 _REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "rms_norm_eps")
-_LOCAL, _FULL = "sliding_attention", "full_attention"
-_SCALING_NEEDS = {
-    "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor"), "yarn": (),
-    "longrope": ("short_factor", "long_factor"),
-}  # fmt: skip
 
 
 class Dialect(NamedTuple):
@@ -64,7 +58,7 @@ def config_from_document(document: Document, family: str, origin: str) -> Decode
     if absent:
         raise ValueError(f"{origin} lacks {', '.join(absent)}")
     problems = _unsupported(document, dialect)
-    base, local_base, scaling, turned = _rotary(document, architecture, problems)
+    base, local_base, scaling, turned = read_rotary(document, architecture, problems)
     if problems:
         raise ValueError(f"{origin} has settings that are not supported: {'; '.join(problems)}")
     heads = document["num_attention_heads"]
@@ -116,7 +110,7 @@ def document_from_config(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         {common: theirs for theirs, common in dialect.names.items()}.get(key, key): value for key, value in document.items()
     }
     if not config.learned_positions:
-        document |= _rotary_entries(config, architecture)
+        document |= rotary_entries(config, architecture)
     # Unsaid, the ids of special tokens would be those of the family's first vocabulary.
     document |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     document |= dialect.write(config) | {"torch_dtype": dtype, "dtype": dtype}
@@ -282,110 +276,15 @@ DIALECTS = {
 def _windows(document: Document, window: int | None, local: Callable[[int], Any]) -> dict[str, Any]:
     """Fields `window` and `full_layers`: by layer_types where the document has them, else by `local(layer)`."""
     layers = range(document["num_hidden_layers"])
-    kinds = document.get("layer_types") or [_LOCAL if local(layer) else _FULL for layer in layers]
-    full = tuple(layer for layer in layers if kinds[layer] == _FULL)
+    kinds = document.get("layer_types") or [LOCAL if local(layer) else FULL for layer in layers]
+    full = tuple(layer for layer in layers if kinds[layer] == FULL)
     if not window or len(full) == len(layers):
         return {"window": None}
     return {"window": window, "full_layers": full}
 
 
 def _layer_types(config: DecoderConfig) -> list[str]:
-    return [_LOCAL if local else _FULL for local in config.local_layers]
-
-
-def _rotary(document: Document, architecture: str, problems: list[str]) -> tuple[float, float | None, Any, float]:
-    """(base, base of local layers, scaling, turned fraction of a head); what is not supported is added to `problems`."""
-    settings = document.get("rope_parameters") or document.get("rope_scaling") or {}
-    base, local_base = document.get("rope_theta"), None
-    if architecture == "Gemma3ForCausalLM":
-        local = settings.get(_LOCAL) or {}
-        if local.get("rope_type", "default") != "default":
-            problems.append(f"rope scaling {local['rope_type']!r} in local layers (supported there: none)")
-        local_base = float(local.get("rope_theta") or document.get("rope_local_base_freq") or 10000.0)
-        settings = (settings.get(_FULL) or {}) if _LOCAL in settings or _FULL in settings else settings
-        base = base or 1_000_000.0
-    elif any(isinstance(value, Mapping) for value in settings.values()):
-        problems.append(f"rotary settings per layer type ({', '.join(settings)})")
-        settings = {}
-    turned = settings.get("partial_rotary_factor") or document.get("partial_rotary_factor") or 1.0
-    if turned != 1.0 and architecture != "Phi3ForCausalLM":
-        problems.append("partial_rotary_factor other than 1")
-    kind = settings.get("rope_type") or settings.get("type") or "default"
-    if kind == "su" or (kind == "yarn" and architecture == "Phi3ForCausalLM"):
-        kind = "longrope"  # names it had before
-    scaling = None if kind == "default" else _scaling(kind, settings, document, problems)
-    return float(settings.get("rope_theta") or base or 10000.0), local_base, scaling, turned
-
-
-def _scaling(kind: str, settings: Document, document: Document, problems: list[str]) -> Any:
-    """How frequencies are rescaled."""
-    length = document.get("max_position_embeddings") or 2048
-    original = document.get("original_max_position_embeddings") or settings.get("original_max_position_embeddings") or length
-    if kind not in _SCALING_NEEDS:
-        problems.append(f"rope scaling {kind!r} (supported: {', '.join(_SCALING_NEEDS)})")
-        return None
-    absent = [key for key in _SCALING_NEEDS[kind] if settings.get(key) is None]
-    if absent:
-        problems.append(f"rope scaling {kind!r} without {', '.join(absent)}")
-        return None
-    factor, attention = settings.get("factor") or length / original, settings.get("attention_factor")
-    if kind == "linear":
-        return rope.Linear(float(factor))
-    if kind == "llama3":
-        return rope.Llama3(float(factor), float(settings["low_freq_factor"]), float(settings["high_freq_factor"]), original)
-    if kind == "yarn":
-        scales = settings.get("mscale"), settings.get("mscale_all_dim")
-        if attention is None and all(scales):
-            above, below = (0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0 for scale in scales)
-            attention = above / below
-        fast, slow = settings.get("beta_fast") or 32, settings.get("beta_slow") or 1
-        return rope.Yarn(float(factor), original, attention, float(fast), float(slow), bool(settings.get("truncate", True)))
-    if document.get("original_max_position_embeddings"):
-        factor = length / original
-    attention = rope.longrope_attention(factor, original) if attention is None else float(attention)
-    return rope.LongRope(tuple(map(float, settings["short_factor"])), tuple(map(float, settings["long_factor"])), original, attention)
-
-
-def _rotary_entries(config: DecoderConfig, architecture: str) -> dict[str, Any]:
-    """The entries of config.json on rotary positions, in both forms."""
-    theta, scaled = {"rope_theta": config.rope_base}, _scaling_entries(config, architecture)
-    entries, kind = dict(theta), {"rope_type": scaled.get("type") or scaled.get("rope_type") or "default"}
-    settings = theta | {key: value for key, value in scaled.items() if key != "type"} | kind
-    if isinstance(config.rope_scaling, rope.LongRope):
-        entries["original_max_position_embeddings"] = settings["original_max_position_embeddings"] = config.rope_scaling.original_length
-    if scaled:
-        entries["rope_scaling"] = scaled
-    if architecture == "Gemma3ForCausalLM":
-        local = 10000.0 if config.local_rope_base is None else config.local_rope_base
-        return entries | {
-            "rope_local_base_freq": local,
-            "rope_parameters": {_FULL: settings, _LOCAL: {"rope_theta": local, "rope_type": "default"}},
-        }
-    if config.rotary_size is not None:
-        settings["partial_rotary_factor"] = config.rotary_size / config.head_size
-    return entries | {"rope_parameters": settings}
-
-
-def _scaling_entries(config: DecoderConfig, architecture: str) -> dict[str, Any]:
-    """The content of `rope_scaling`, or {}."""
-    match config.rope_scaling:
-        case None:
-            return {}
-        case rope.Linear(factor):
-            return {"rope_type": "linear", "factor": factor}
-        case rope.Llama3(factor, low, high, original):
-            return {
-                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-                "original_max_position_embeddings": original,
-            }
-        case rope.Yarn(factor, original, attention, fast, slow, truncate):
-            entries = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-            entries |= {} if attention is None else {"attention_factor": attention}
-            return entries | {"beta_fast": fast, "beta_slow": slow} | ({} if truncate else {"truncate": False})
-        case rope.LongRope(short, long, _, attention):
-            # Phi-3's code in transformers 4 wants these three keys and no other; the attention factor is then the usual one.
-            entries = {"short_factor": list(short), "long_factor": list(long)}
-            return {"type": "longrope"} | entries | ({} if architecture == "Phi3ForCausalLM" else {"attention_factor": attention})
+    return [LOCAL if local else FULL for local in config.local_layers]
 
 
 def _written(activation: str, gelu_tanh: str) -> str:
@@ -411,6 +310,6 @@ def _unsupported(document: Document, dialect: Dialect) -> list[str]:
     if activation not in ACTIVATIONS:
         problems.append(f"{key} {activation!r} (supported: {', '.join(ACTIVATIONS)}{did_you_mean(activation, ACTIVATIONS)})")
     kinds = document.get("layer_types") or []
-    if kinds and (set(kinds) - {_LOCAL, _FULL} or len(kinds) != document["num_hidden_layers"]):
-        problems.append(f"layer_types of {len(kinds)} layers, {', '.join(sorted(set(kinds)))} (supported: {_LOCAL}, {_FULL}, one for each)")
+    if kinds and (set(kinds) - {LOCAL, FULL} or len(kinds) != document["num_hidden_layers"]):
+        problems.append(f"layer_types of {len(kinds)} layers, {', '.join(sorted(set(kinds)))} (supported: {LOCAL}, {FULL}, one for each)")
     return problems

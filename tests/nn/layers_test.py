@@ -92,7 +92,8 @@ def test_activations_keep_shape_and_are_what_they_are_called(name):
     x = np.linspace(-3, 3, 7, dtype=np.float32)
     sigmoid = 1 / (1 + np.exp(-x))
     known = {
-        "silu": x * sigmoid, "swish": x * sigmoid, "relu": np.maximum(x, 0), "tanh": np.tanh(x), "linear": x,
+        "silu": x * sigmoid, "swish": x * sigmoid, "relu": np.maximum(x, 0), "leaky_relu": np.maximum(x, 0.01 * x),
+        "tanh": np.tanh(x), "linear": x,
         "gelu": x * np.asarray(jax.scipy.stats.norm.cdf(x)),
         "gelu_tanh": x * 0.5 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
     }  # fmt: skip
