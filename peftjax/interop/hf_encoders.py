@@ -1,4 +1,4 @@
-"""config.json of encoders, and the names in their checkpoints: what `peftjax.interop.hf` asks where a family is BERT or RoBERTa.
+"""config.json of encoders, and the names in their checkpoints: what `peftjax.interop.hf` asks where a family is one of FAMILIES.
 
 | architecture                    | names begin with  | read as                                            |
 |---|---|---|
@@ -6,9 +6,9 @@
 | BertModel                       | nothing           | trunk and pooler, no head                          |
 | BertForMaskedLM, ForPreTraining | bert., cls        | trunk; its heads and its pooler are left aside     |
 
-and RoBERTa likewise (`lm_head` for `cls`). A base without a head is written as a bare model, under the names of the first line, which
-transformers reads too. Old checkpoints call the scale and bias of a norm gamma and beta. Settings that would change the computation and are
-not implemented are refused by name.
+and RoBERTa and XLM-RoBERTa likewise (`lm_head` for `cls`). A base without a head is written as a bare model, under the names of the first
+line, which transformers reads too. Old checkpoints call the scale and bias of a norm gamma and beta. Settings that would change the
+computation and are not implemented are refused by name.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,9 @@ from peftjax.models.encoder_config import EncoderConfig
 
 T = TypeVar("T")
 
-FAMILIES = ("bert", "roberta")
+# Of each family: what tensors and architectures begin with, and the padding id that transformers takes where config.json is silent.
+_BEGIN = {"bert": ("bert.", "Bert", 0), "roberta": ("roberta.", "Roberta", 1), "xlm-roberta": ("roberta.", "XLMRoberta", 1)}
+FAMILIES = tuple(_BEGIN)
 ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu",
     "tanh": "tanh",
@@ -32,12 +34,10 @@ _CLASSIFIER, _BARE = "ForSequenceClassification", "Model"
 # Heads that a base for classification has no use for, and buffers that hold 0, 1, 2, ... or zeros.
 _ASIDE = ("cls.", "lm_head.")
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-# What transformers takes where config.json is silent.
-_PADDING = {"bert": 0, "roberta": 1}
 
 
 def config_from_document(document: Mapping[str, Any], family: str, origin: str) -> EncoderConfig:
-    """The configuration in the content of the config.json of a `family`, "bert" or "roberta".
+    """The configuration in the content of the config.json of a `family`, one of FAMILIES.
 
     Raises:
         ValueError: a setting that is not supported, or a size that is not given.
@@ -48,10 +48,10 @@ def config_from_document(document: Mapping[str, Any], family: str, origin: str) 
     _refuse_unsupported(document, origin)
     architecture = document["architectures"][0]
     classifies = architecture.endswith(_CLASSIFIER)
-    padding = document.get("pad_token_id")
+    padding = _BEGIN[family][2] if document.get("pad_token_id") is None else document["pad_token_id"]
     return EncoderConfig(
         **{ours: document[theirs] for theirs, ours in _SIZES.items()},
-        position_offset=(_PADDING["roberta"] if padding is None else padding) + 1 if family == "roberta" else 0,
+        position_offset=0 if family == "bert" else padding + 1,
         types=document.get("type_vocab_size") or 2,
         norm_eps=float(document.get("layer_norm_eps") or 1e-12),
         activation=ACTIVATIONS[document.get("hidden_act") or "gelu"],
@@ -65,15 +65,15 @@ def document_from_config(config: EncoderConfig, dtype: str) -> dict[str, Any]:
     """The content of a config.json that transformers 4 and 5 read."""
     if config.pooled is False and config.labels:
         raise ValueError(f"a {config.family} classifier in the Hugging Face layout has a dense layer before its head; this base has none")
-    prefix = {"bert": "Bert", "roberta": "Roberta"}[config.family]
+    _, name, padding = _BEGIN[config.family]
     document = {
-        "architectures": [prefix + (_CLASSIFIER if config.labels else _BARE)],
+        "architectures": [name + (_CLASSIFIER if config.labels else _BARE)],
         "model_type": config.family,
         **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
         "type_vocab_size": config.types,
         "layer_norm_eps": config.norm_eps,
         "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
-        "pad_token_id": config.position_offset - 1 if config.family == "roberta" else _PADDING["bert"],
+        "pad_token_id": padding if config.family == "bert" else config.position_offset - 1,
         "torch_dtype": dtype,
         "dtype": dtype,
     }
@@ -85,7 +85,7 @@ def document_from_config(config: EncoderConfig, dtype: str) -> dict[str, Any]:
 
 def canonical(tensors: Mapping[str, T], config: EncoderConfig) -> dict[str, T]:
     """The tensors of a checkpoint under the names of the family's table, without what is left aside."""
-    prefix, found = f"{config.family}.", {}
+    prefix, found = _BEGIN[config.family][0], {}
     own_pooler = config.bare_pool or config.family == "bert" and config.pooled  # RoBERTa's classifier has a dense layer instead
     for name, tensor in tensors.items():
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

@@ -41,6 +41,16 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     assert read(tmp_path)[0] == config
 
 
+def test_xlm_roberta_is_roberta_under_its_own_name(tmp_path):
+    folder = variant(tmp_path / "xlm", "roberta", {"architectures": ["XLMRobertaForSequenceClassification"], "model_type": "xlm-roberta"})
+    config, params = read(folder)
+    assert config.family == "xlm-roberta" and config.position_offset == 2
+    equal_trees(params, read(GOLDEN / "roberta")[1])
+    hf.write_directory(tmp_path / "written", config, params)
+    document = json.loads((tmp_path / "written" / "config.json").read_text())
+    assert document["architectures"] == ["XLMRobertaForSequenceClassification"] and document["model_type"] == "xlm-roberta"
+
+
 @pytest.mark.parametrize("name, bare", [("bert", "BertModel"), ("roberta", "RobertaModel")])
 def test_a_bare_model_is_read_without_its_prefix(name, bare, tmp_path):
     pooler = {"pooler.dense.weight": np.eye(32, dtype=np.float32), "pooler.dense.bias": np.ones(32, np.float32)}

@@ -3,7 +3,7 @@
 A new architecture is a new file here (and, if it computes something new, a field of its config), not new reading code.
 """
 
-from peftjax.interop.families.bert import BERT, ROBERTA
+from peftjax.interop.families.bert import BERT, ROBERTA, XLM_ROBERTA
 from peftjax.interop.families.gemma import GEMMA2, GEMMA3
 from peftjax.interop.families.gpt2 import GPT2
 from peftjax.interop.families.llama import LLAMA
@@ -13,7 +13,7 @@ from peftjax.interop.families.table import FORMATS, Family, Module, Stored, Weig
 
 __all__ = ["FAMILIES", "FORMATS", "Family", "Module", "Stored", "Weight", "family_for", "family_named", "hf_modules"]
 
-FAMILIES = (LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GPT2, BERT, ROBERTA)
+FAMILIES = (LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GPT2, BERT, ROBERTA, XLM_ROBERTA)
 
 
 def family_named(name: str) -> Family:

@@ -1,10 +1,14 @@
-"""BERT and RoBERTa encoders, with or without a sequence-classification head: names of transformers' modelling files.
+"""BERT, RoBERTa and XLM-RoBERTa encoders, with or without a sequence-classification head: names of transformers' modelling files.
 
     bert       bert.embeddings, bert.encoder, bert.pooler, classifier
     roberta    roberta.embeddings, roberta.encoder, classifier.dense, classifier.out_proj      (a bare model: roberta.pooler)
 
+XLM-RoBERTa (1911.02116, 2019) is RoBERTa with another vocabulary.
+
 Bare models and those for masked language modelling have other names on disk; `peftjax.interop.hf_encoders` brings them to these.
 """
+
+import dataclasses
 
 from peftjax.interop.families.table import Family, Stored, Weight
 
@@ -61,4 +65,6 @@ ROBERTA = Family(
         *_dense("pool", ("D", "D"), "roberta.pooler.dense", when="bare_pool"),
     ),
 )
-
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA, name="xlm-roberta", hf=("XLMRobertaForSequenceClassification", "XLMRobertaModel", "XLMRobertaForMaskedLM")
+)
