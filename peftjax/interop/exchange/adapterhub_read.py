@@ -176,8 +176,8 @@ class _Reader:
         reads = t.READS.get(flags)
         if reads is None:
             raise ValueError(f"{self.folder}: the flags {dict(zip(t.FLAGS, flags, strict=True))} make something that is not supported")
-        activation = t.ACTIVATIONS.get(config["non_linearity"])
-        if activation is None:
+        settings = {field.ours: field.read(config) for field in t.BOTTLENECK_FIELDS}
+        if settings["activation"] is None:
             asked = str(config["non_linearity"])
             raise ValueError(
                 f"{self.folder}: non_linearity {asked!r} is not supported{did_you_mean(asked, t.ACTIVATIONS)}; "
@@ -202,11 +202,9 @@ class _Reader:
                         pieces[f"blocks/{layer}/{target[site]}"] = Piece("Bottleneck", arrays)
                         sizes[target[site], arrays["down"].shape[0]].append(layer)
         norm = {(False, False): "none", (True, False): "before", (False, True): "after", (True, True): "both"}
-        options = dict(
-            reads=reads, activation=activation, scale=config["scaling"], norm=norm[bool(config["ln_before"]), bool(config["ln_after"])],
-            init=t.INITS.get(config["init_weights"], "bert"), dropout=float(config["dropout"] or 0.0),
-        )
-        return list(_bottleneck_methods(sizes, self.layers, options))
+        settings["init"] = settings["init"] or "bert"  # how it began is of no consequence now
+        settings |= {"reads": reads, "norm": norm[bool(config["ln_before"]), bool(config["ln_after"])]}
+        return list(_bottleneck_methods(sizes, self.layers, settings))
 
     def _one(self, where: str, config: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         """The arrays of one bottleneck, or None after a complaint."""
@@ -263,7 +261,7 @@ class _Reader:
                 for path, a, b in self._factors(name, paths, rank):
                     pieces[f"{path}/kernel"] = Piece("LoRA", {"a": a, "b": b, "scale": scale})
                     found[path] = Found(rank, config["alpha"])
-        return lora_methods(found, self.layers, Found(rank, config["alpha"]), dropout=float(config["dropout"] or 0.0))
+        return lora_methods(found, self.layers, Found(rank, config["alpha"]), **{f.ours: f.read(config) for f in t.LORA_FIELDS})
 
     def _factors(self, name: str, paths: list[str], rank: int) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         """(our path, a, b) of each part of one of their modules; nothing after a complaint."""

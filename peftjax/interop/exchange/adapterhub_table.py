@@ -23,7 +23,7 @@ refused.
 
 from typing import Any, NamedTuple
 
-from peftjax.interop.exchange.tensors import Tensor
+from peftjax.interop.exchange.tensors import Field, Tensor
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG, HEAD_WEIGHTS, HEAD_PICKLE = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
@@ -106,6 +106,14 @@ ACTIVATIONS = {
 }
 UNVERSIONED = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 INITS = {"bert": "bert", "mam_adapter": "identity", "houlsby": "houlsby"}
+# Config fields that are one field of `bottleneck`, and of `lora`.
+BOTTLENECK_FIELDS = (
+    Field("non_linearity", "activation", "relu", ACTIVATIONS),
+    Field("scaling", "scale", 1.0),
+    Field("init_weights", "init", "bert", INITS),
+    Field("dropout", "dropout", 0.0),
+)
+LORA_FIELDS = (Field("dropout", "dropout", 0.0),)
 
 # Config fields of a bottleneck that must be off, each with what it would ask for.
 REFUSED = {

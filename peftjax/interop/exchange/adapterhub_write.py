@@ -105,7 +105,8 @@ def _lora(loras: Mapping[str, Piece], methods: Sequence[Any], modules: Modules, 
     layers = _one([tuple(sorted(on_layers)) for on_layers in on.values()], "set of layers")
     rank = _one([piece.arrays["a"].shape[0] for piece in loras.values()], "rank")
     scale = _one([float(piece.arrays["scale"]) for piece in loras.values()], "scale")
-    dropout = _one([method.dropout for method in methods if isinstance(method, lora)], "dropout of LoRA")
+    of_lora = [method for method in methods if isinstance(method, lora)]
+    settings = {f.theirs: f.write(_one([getattr(method, f.ours) for method in of_lora], f"{f.ours} of LoRA")) for f in t.LORA_FIELDS}
     by_module: dict[str, list[str]] = collections.defaultdict(list)
     for path in loras:
         by_module[modules.theirs[path].name].append(path)
@@ -114,11 +115,11 @@ def _lora(loras: Mapping[str, Piece], methods: Sequence[Any], modules: Modules, 
         factors = [[row.theirs(loras[path].arrays[row.field]) for row in t.LORA] for path in paths]
         tensors[f"{theirs}.loras.{name}.lora_A"] = np.concatenate([a for a, _ in factors])
         tensors[f"{theirs}.loras.{name}.lora_B"] = np.concatenate([b for _, b in factors])
-    asked = [m.alpha for m in methods if isinstance(m, lora) and m.alpha is not None and np.float32(m.alpha / rank) == np.float32(scale)]
+    asked = [m.alpha for m in of_lora if m.alpha is not None and np.float32(m.alpha / rank) == np.float32(scale)]
     alpha = asked[0] if asked else scale * rank
     letters = [at[module] for module in sorted(on) if len(at[module]) == 1]
     return t.lora_defaults() | {
-        "r": rank, "alpha": int(alpha) if float(alpha).is_integer() else alpha, "dropout": dropout, "selfattn_lora": bool(letters),
+        "r": rank, "alpha": int(alpha) if float(alpha).is_integer() else alpha, **settings, "selfattn_lora": bool(letters),
         "attn_matrices": sorted(letters, key="qkv".index) or ["q", "v"], "leave_out": _left_out(layers, modules),
         "intermediate_lora": host.intermediate in on, "output_lora": host.mlp_output in on,
     }
@@ -132,8 +133,7 @@ def _bottleneck(
 ) -> dict[str, Any]:
     """Writes the networks; the config."""
     found = [method for method in methods if isinstance(method, bottleneck)]
-    fields = ("reads", "activation", "scale", "norm", "dropout", "init")
-    read = {field: _one([getattr(method, field) for method in found], field) for field in fields}
+    read = {name: _one([getattr(m, name) for m in found], name) for name in ("reads", "norm", *(f.ours for f in t.BOTTLENECK_FIELDS))}
     sites = {path.rpartition("/")[2] for path in pieces}
     flags, places = _flags(read["reads"], sites, host)
     on: dict[str, set[int]] = collections.defaultdict(set)
@@ -151,15 +151,15 @@ def _bottleneck(
     uneven = [layer for layer, here in sizes.items() if len(here) > 1]
     if uneven:
         raise ValueError(f"AdapterHub has one bottleneck size a layer; layers {uneven} have several")
-    activation = next((theirs for theirs, ours in t.ACTIVATIONS.items() if ours == read["activation"]), None)
-    if activation is None:
+    settings = {field.theirs: field.write(read[field.ours]) for field in t.BOTTLENECK_FIELDS}
+    if settings["non_linearity"] is None:
         known = ", ".join(sorted(set(t.ACTIVATIONS.values())))
         raise ValueError(f"AdapterHub cannot name the activation {read['activation']!r}; it can name {known}")
-    return t.defaults() | flags | {
-        "mh_adapter": "attn_out" in sites, "output_adapter": bool(sites - {"attn_out"}), "non_linearity": activation,
-        "scaling": read["scale"] if isinstance(read["scale"], str) else float(read["scale"]), "ln_before": before, "ln_after": after,
-        "dropout": read["dropout"], "leave_out": _left_out(layers, modules),
-        "init_weights": {ours: theirs for theirs, ours in t.INITS.items()}[read["init"]],
+    if not isinstance(settings["scaling"], str):
+        settings["scaling"] = float(settings["scaling"])  # it refuses whole numbers
+    return t.defaults() | flags | settings | {
+        "mh_adapter": "attn_out" in sites, "output_adapter": bool(sites - {"attn_out"}), "ln_before": before, "ln_after": after,
+        "leave_out": _left_out(layers, modules),
         "reduction_factor": _factor({layer: next(iter(here)) for layer, here in sizes.items()}, modules.config.width, found),
     }
 

@@ -276,11 +276,7 @@ class _Reader:
         if not found:
             return ()
         default = Found(self.config.get("r", 8), self.config.get("lora_alpha", 8))
-        return lora_methods(
-            found, self.modules.config.layers, default,
-            dropout=self.config.get("lora_dropout", 0.0), rslora=bool(self.config.get("use_rslora")),
-            lora_bias=bool(self.config.get("lora_bias")), ensure_weight_tying=bool(self.config.get("ensure_weight_tying")),
-        )
+        return lora_methods(found, self.modules.config.layers, default, **{f.ours: f.read(self.config) for f in t.LORA_FIELDS})
 
     def _saved_methods(self, paths: list[str]) -> tuple[Any, ...]:
         if not paths:

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from peftjax.interop.exchange.tensors import Tensor
+from peftjax.interop.exchange.tensors import Field, Tensor
 
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -58,21 +58,12 @@ TABLES = (LORA_LINEAR, LORA_EMBEDDING, TOKENS, SAVED_LINEAR, SAVED_CONV1D, SAVED
 SUFFIXES = sorted({t.suffix for table in TABLES for t in table.tensors} | {SAVED_BIAS.suffix, BIAS_UNDER_LORA.suffix, COPY_OF_BASE})
 
 
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A config field of theirs that a method's field answers, under another name at most."""
-
-    theirs: str
-    ours: str
-    default: Any = None
-
-
-FIELDS = (
-    Field("r", "rank", 8),
-    Field("lora_alpha", "alpha", 8),
+# Config fields that are one field of `lora`; rank and alpha, which patterns may vary, stand for themselves.
+LORA_FIELDS = (
     Field("lora_dropout", "dropout", 0.0),
     Field("use_rslora", "rslora", False),
     Field("lora_bias", "lora_bias", False),
+    Field("ensure_weight_tying", "ensure_weight_tying", False),
 )
 
 # Fields that must be off, each with what it would ask for.
@@ -92,9 +83,9 @@ REFUSED = {
 READ = {
     "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "runtime_config",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "modules_to_save",
-    "bias", "fan_in_fan_out", "trainable_token_indices", "ensure_weight_tying", "init_lora_weights",
+    "bias", "fan_in_fan_out", "trainable_token_indices", "init_lora_weights", "r", "lora_alpha",
     "corda_config", "eva_config", "loftq_config", "lora_ga_config", "velora_config", "qalora_group_size", "megatron_core",
-    *(field.theirs for field in FIELDS),
+    *(field.theirs for field in LORA_FIELDS),
 }
 # Values of init_lora_weights with which the file fits a changed base, and not the one it names.
 MUTATING: Callable[[Any], bool] = lambda init: isinstance(init, str) and init.lower().startswith(  # noqa: E731

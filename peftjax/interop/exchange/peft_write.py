@@ -74,7 +74,7 @@ def _lora_settings(adapter: Adapter) -> lora:
         return lora(targets=())
     first = methods[0]
     for other in methods[1:]:
-        for field in ("rslora", "dropout", "lora_bias", "ensure_weight_tying"):
+        for field in (field.ours for field in t.LORA_FIELDS):
             if getattr(other, field) != getattr(first, field):
                 values = f"{getattr(first, field)} and {getattr(other, field)}"
                 raise ValueError(f"HF PEFT has one {field} for all modules; these LoRAs have {values}")
@@ -144,8 +144,8 @@ class _Writer:
         config = {
             "peft_type": "LORA", "task_type": task, "base_model_name_or_path": base_uri, "revision": None, "auto_mapping": None,
             "inference_mode": True, "peft_version": PEFT_VERSION,
-            "r": rank, "lora_alpha": _whole_number(alpha), "lora_dropout": s.dropout, "use_rslora": s.rslora, "use_dora": False,
-            "lora_bias": s.lora_bias, "bias": self._bias_mode(), "init_lora_weights": True, "fan_in_fan_out": self.conv1d,
+            "r": rank, "lora_alpha": _whole_number(alpha), **{field.theirs: field.write(getattr(s, field.ours)) for field in t.LORA_FIELDS},
+            "use_dora": False, "bias": self._bias_mode(), "init_lora_weights": True, "fan_in_fan_out": self.conv1d,
             "target_modules": self.modules.shortest(self.ranks, dotted=True, among=linear_and_embedding), "exclude_modules": None,
             "rank_pattern": {f"^{re.escape(n)}": r for n, r in sorted(self.ranks.items()) if r != rank},
             "alpha_pattern": {f"^{re.escape(n)}": _whole_number(a) for n, a in sorted(self.alphas.items()) if a != alpha},

@@ -56,6 +56,31 @@ class Tensor:
         return array.T if self.flip else array
 
 
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A config field of theirs and the field of our method that says the same.
+
+    Attributes:
+        default: of theirs, where the file is silent.
+        names: their values against ours, where these are called differently.
+    """
+
+    theirs: str
+    ours: str
+    default: Any
+    names: Mapping[str, str] | None = None
+
+    def read(self, config: Mapping[str, Any]) -> Any:
+        """Our value; None where theirs has no name here."""
+        value = config.get(self.theirs)
+        value = self.default if value is None else value
+        return value if self.names is None else self.names.get(value)
+
+    def write(self, value: Any) -> Any:
+        """Their value; None where ours has no name there."""
+        return value if self.names is None else next((theirs for theirs, ours in self.names.items() if ours == value), None)
+
+
 def split_key(key: str, suffixes: Sequence[str]) -> tuple[str, str] | None:
     """(module, suffix) of a key that ends in one of the suffixes, the longest that fits; None where none does."""
     for suffix in sorted(suffixes, key=len, reverse=True):
