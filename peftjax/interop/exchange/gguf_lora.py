@@ -134,7 +134,15 @@ def _joined(found: list[tuple[Stored, Piece]], config: Any) -> dict[str, np.ndar
     if parts[0][0] is None:
         return parts[0][1]
     parts.sort(key=lambda part: part[0])
-    return fuse([((start, stop), arrays) for (start, stop, _), arrays in parts], parts[0][0][2])
+    # The scale of the whole is one of theirs that is not zero.
+    scale = next((arrays["scale"] for _, arrays in parts if arrays["scale"]), np.float32(1.0))
+    alike = [((start, stop), _rescaled(arrays, scale)) for (start, stop, _), arrays in parts]
+    return fuse(alike, parts[0][0][2])
+
+
+def _rescaled(arrays: Mapping[str, np.ndarray], scale: np.ndarray) -> dict[str, np.ndarray]:
+    """Factors with another scale and the same product."""
+    return dict(arrays) if arrays["scale"] == scale else dict(arrays) | {"b": arrays["b"] * (arrays["scale"] / scale), "scale": scale}
 
 
 def _product(arrays: Mapping[str, np.ndarray]) -> float:

@@ -15,6 +15,7 @@ A server that reads HF PEFT's directory is judged by the directory that would be
 | modules_to_save | refused (vllm#9280) but for one `classifier` or `score` layer | ignored outside the layers, no place within them |
 | trainable tokens | refused: "unsupported LoRA weight" | ignored |
 | embed_tokens, lm_head | Llama, Phi-3 and Qwen3 alone | all it serves, tied or not (sglang#18634) |
+| lm_head for an embedding that it is tied to | read by its keys | ignored: not in target_modules |
 | q_proj without v_proj, up_proj without gate_proj | taken | fused tensors cannot be formed |
 | GPT-2; BERT and RoBERTa | refused; taken | refused |
 
@@ -112,6 +113,12 @@ def _outside(file: PeftFile) -> str:
     return ", ".join(name for name in file.modules if not _IN_LAYER.search(name))
 
 
+def _untargeted(file: PeftFile) -> str:
+    """With tied weights PEFT writes the embedding's LoRA under the head's name too, which is no target."""
+    targets = file.config["target_modules"]
+    return _some(name for name in file.modules if not any(name == target or name.endswith(f".{target}") for target in targets))
+
+
 def _saved(within: bool, classifier: bool) -> Callable[[PeftFile], str]:
     """Weights saved whole: within the layers or outside, a single classification layer or others."""
 
@@ -155,6 +162,7 @@ FEATURES: dict[str, Callable[[PeftFile], str]] = {
     "classifier": _saved(within=False, classifier=True),
     "token rows": lambda file: _some(key for key in file.tensors if ".token_adapter." in key),
     "outside": _outside,
+    "untargeted": _untargeted,
     "vocabulary": _vocabulary,
     "q or v alone": _lone(("q_proj", "k_proj", "v_proj"), ("q_proj", "v_proj")),
     "up alone": _lone(("up_proj",), ("gate_proj",)),
@@ -237,6 +245,7 @@ SGLANG = Server(
         "saved": "it skips what is not among target_modules",
         "classifier": "it skips what is not among target_modules",
         "token rows": "it skips what is not among target_modules",
+        "untargeted": "it skips what is not among target_modules",
     },
     notes={"": "the tensors are cast to the type of the base"},
 )  # fmt: skip
@@ -255,11 +264,11 @@ def lint(adapter: Adapter, base_config: Any) -> list[Finding]:
 
 
 def as_table(findings: list[Finding]) -> str:
-    """The findings in aligned columns, one reason a line."""
+    """The findings in aligned columns, each reason on lines of its own."""
     rows = [("server", "version", "verdict", "why")]
     for finding in findings:
-        first = (finding.server, finding.version, finding.verdict)
-        rows += [(*(first if i == 0 else ("",) * 3), reason) for i, reason in enumerate(finding.reasons or ("",))]
+        first, lines = (finding.server, finding.version, finding.verdict), "\n".join(finding.reasons).split("\n")
+        rows += [(*(first if i == 0 else ("",) * 3), line) for i, line in enumerate(lines)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [[*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]] for row in rows]
     return "\n".join("  ".join(line).rstrip() for line in lines)
@@ -271,7 +280,8 @@ def _finding(server: Server, adapter: Adapter, base_config: Any) -> Finding:
     except ValueError as error:
         return Finding(server.name, server.version, REFUSES, (f"no {server.form} file holds it: {error}",))
     if server.content is gguf_lora_content:
-        return Finding(server.name, server.version, TAKES, (f"one alpha for the file, {content[1]:g}, with other scales folded into B",))
+        told = f"one alpha for the file, {content[1]:g}; scales that differ are folded into B"
+        return Finding(server.name, server.version, TAKES, (told,))
     if server.content is not peft_content:
         return Finding(server.name, server.version, TAKES, ())
     tensors, config = content

@@ -73,7 +73,7 @@ MATRIX = [
     ("llama", (lora(rank=8, targets="gate_proj"),), "ttttr"),
     ("llama", (EMBED,), "ttttr"),
     pytest.param("llama", (HEAD,), "ttttr", marks=NO_KIND),
-    ("tied", (EMBED,), "ttrtr"),
+    ("tied", (EMBED,), "tirtr"),
     pytest.param("tied", (HEAD,), "ttrtr", marks=NO_KIND),
     ("mistral", (EMBED,), "rtttr"),
     ("qwen2", (EMBED,), "rtttr"),
@@ -118,8 +118,9 @@ def test_verdicts(base, methods, verdicts):
         ("llama", (PFEIFFER,), "vLLM", "no HF PEFT file holds it: .*AdapterHub"),
         ("llama", (PFEIFFER,), "llama.cpp", "no GGUF file holds it: .*\n.*nonlinear"),
         pytest.param("tied", (HEAD,), "llama.cpp", "no output.weight", marks=NO_KIND),
+        ("tied", (EMBED,), "SGLang", "^lm_head: it skips what is not among target_modules"),
         ("gpt2", (lora(rank=8),), "vLLM", "no LoRA on GPT2LMHeadModel"),
-        ("llama", (qv(alpha=24.0),), "llama.cpp", "one alpha for the file, 24,"),
+        ("llama", (qv(alpha=24.0),), "llama.cpp", "one alpha for the file, 24;"),
     ],
 )
 def test_reasons_name_what_is_in_the_file_and_what_to_do(base, methods, server, reason):
@@ -144,9 +145,10 @@ def test_servers_speak_of_features_that_exist():
         assert not set(server.refuses) & set(server.ignores)
 
 
-def test_the_table_has_one_reason_a_line_and_names_each_server_once():
-    table = as_table(list(findings("llama", qv(rslora=True)).values())).splitlines()
+def test_the_table_names_each_server_once_and_keeps_its_columns():
+    table = as_table([*findings("llama", qv(rslora=True)).values(), *findings("tied", EMBED).values()]).splitlines()
     assert table[0].split() == ["server", "version", "verdict", "why"]
     for name in NAMES:
-        assert sum(line.startswith(name) for line in table) == 1
+        assert sum(line.startswith(name) for line in table) == 2
+    assert all(line[:7].strip() or line.startswith(" " * 11) for line in table)
     assert any(line.startswith("SGLang") and IGNORES in line and "40835" in line for line in table)
