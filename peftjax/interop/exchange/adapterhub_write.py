@@ -16,7 +16,7 @@ import numpy as np
 from peftjax.interop.exchange import adapterhub_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.folder import write_json, write_tensors
-from peftjax.interop.exchange.heads import head_content
+from peftjax.interop.exchange.heads import head_content, of_head
 from peftjax.interop.exchange.modules import Modules, layer_of, logical
 from peftjax.interop.hf import document_from_config
 from peftjax.peft.bottleneck import bottleneck
@@ -50,7 +50,7 @@ def adapterhub_content(adapter: Adapter, base_config: Any, name: str, base_uri: 
     if not name or "." in name:
         raise ValueError(f"an adapter cannot be called {name!r} in AdapterHub, whose keys are cut at dots")
     modules, host = Modules.of(base_config), t.HOSTS[base_config.family]
-    pieces = {path: piece for path, piece in adapter.pieces.items() if path.partition("/")[0] not in ("head", "pool")}
+    pieces = {path: piece for path, piece in adapter.pieces.items() if not of_head(path, piece)}
     homeless = [f"{path} ({piece.kind})" for path, piece in pieces.items() if piece.kind not in ("LoRA", "Bottleneck")]
     if homeless:
         raise ValueError(f"AdapterHub has no place for {', '.join(homeless[:5])}")

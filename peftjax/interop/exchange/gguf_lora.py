@@ -26,7 +26,7 @@ import numpy as np
 from peftjax.files import replacing
 from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.modules import layer_of, logical
-from peftjax.interop.exchange.tensors import fuse
+from peftjax.interop.exchange.tensors import fuse, trimmed
 from peftjax.interop.families import Stored, family_named
 from peftjax.interop.weights import rotary_order
 
@@ -125,7 +125,7 @@ def _joined(found: list[tuple[Stored, Piece]], config: Any) -> dict[str, np.ndar
     """The factors for one tensor of theirs, B's columns in the order of its rows: a [R, in], b [R, out], scale."""
     parts = []
     for stored, piece in found:
-        arrays = _trimmed(piece.arrays)
+        arrays = trimmed(piece.arrays)
         if stored.rotary is not None:
             turned = np.empty_like(arrays["b"])
             turned[:, rotary_order(getattr(config, stored.rotary), config.head_size)] = arrays["b"]
@@ -134,15 +134,7 @@ def _joined(found: list[tuple[Stored, Piece]], config: Any) -> dict[str, np.ndar
     if parts[0][0] is None:
         return parts[0][1]
     parts.sort(key=lambda part: part[0])
-    # The scale of the whole is one of theirs that is not zero.
-    scale = next((arrays["scale"] for _, arrays in parts if arrays["scale"]), np.float32(1.0))
-    alike = [((start, stop), _rescaled(arrays, scale)) for (start, stop, _), arrays in parts]
-    return fuse(alike, parts[0][0][2])
-
-
-def _rescaled(arrays: Mapping[str, np.ndarray], scale: np.ndarray) -> dict[str, np.ndarray]:
-    """Factors with another scale and the same product."""
-    return dict(arrays) if arrays["scale"] == scale else dict(arrays) | {"b": arrays["b"] * (arrays["scale"] / scale), "scale": scale}
+    return fuse([((start, stop), arrays) for (start, stop, _), arrays in parts], parts[0][0][2])
 
 
 def _product(arrays: Mapping[str, np.ndarray]) -> float:
@@ -154,10 +146,3 @@ def _alpha(factors: Mapping[str, Mapping[str, np.ndarray]]) -> float:
     """One alpha for all: the most frequent one, so that few B are touched. Never zero, which llama.cpp reads as a scale of one."""
     count = collections.Counter(product for product in map(_product, factors.values()) if product)
     return count.most_common(1)[0][0] if count else 1.0
-
-
-def _trimmed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """LoRA factors without the zero rows that pad a layer of lower rank to its stack: they would count in alpha / R."""
-    used = np.flatnonzero(arrays["a"].any(axis=-1) | arrays["b"].any(axis=-1))
-    rank = int(used[-1]) + 1 if used.size else 1
-    return dict(arrays) | {"a": arrays["a"][:rank], "b": arrays["b"][:rank]}

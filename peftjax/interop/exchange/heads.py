@@ -96,6 +96,11 @@ def _classification(folder: Path, document: Mapping[str, Any], tensors: Mapping[
     return Head((classifier(labels=labels, hidden="pool" in places.values()),), pieces, form="flexible" if config else "static")
 
 
+def of_head(path: str, piece: Piece) -> bool:
+    """Whether a piece belongs to a head that was trained whole."""
+    return piece.kind == "Trained" and path.partition("/")[0] in ("head", "pool")
+
+
 def head_content(name: str, adapter: Adapter, modules: Modules, about: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors by their keys, the content of head_config.json) of an adapter's head; ({}, {}) where it has none.
 
@@ -105,7 +110,7 @@ def head_content(name: str, adapter: Adapter, modules: Modules, about: Mapping[s
     Raises:
         ValueError: a head that AdapterHub has no form for.
     """
-    parts = {path: piece.arrays["value"] for path, piece in adapter.pieces.items() if path.partition("/")[0] in ("head", "pool")}
+    parts = {path: piece.arrays["value"] for path, piece in adapter.pieces.items() if of_head(path, piece)}
     if not parts:
         return {}, {}
     if not hasattr(modules.config, "labels"):

@@ -19,7 +19,7 @@ from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.folder import write_json, write_tensors
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.peft_rules import pattern_value, targeted
-from peftjax.interop.exchange.tensors import Tensor, fuse
+from peftjax.interop.exchange.tensors import Tensor, fuse, trimmed
 from peftjax.peft.lora import lora
 
 PEFT_VERSION = "0.21.2"  # whose files these are like
@@ -173,16 +173,16 @@ class _Writer:
         paths = self.modules.ours[name]
         kind = self.modules.kind(paths[0])
         self.conv1d |= kind == "conv1d"
-        trimmed = {path: _trimmed(piece.arrays) for path, piece in pieces.items()}
-        arrays = trimmed[paths[0]] if len(paths) == 1 else self._fused(name, trimmed)
+        factors = {path: trimmed(piece.arrays) for path, piece in pieces.items()}
+        arrays = factors[paths[0]] if len(paths) == 1 else self._fused(name, factors)
         for row in (t.LORA_EMBEDDING if kind == "embedding" else t.LORA_LINEAR).tensors:
             if row.field in arrays:
                 self.put(name, row.suffix, row.theirs(arrays[row.field]))
         self.ranks[name] = arrays["a"].shape[0]
         self.alphas[name] = self._alpha(self.ranks[name], float(arrays["scale"]))
 
-    def _fused(self, name: str, trimmed: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        parts = [(self.modules.theirs[path].part, trimmed[path]) for path in self.modules.ours[name] if path in trimmed]
+    def _fused(self, name: str, factors: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        parts = [(self.modules.theirs[path].part, factors[path]) for path in self.modules.ours[name] if path in factors]
         if any("bias" in arrays for _, arrays in parts):
             raise ValueError(f"lora_bias on the fused module {name} is not exchanged")
         whole = sum(self.modules.sizes(path)[-1] for path in self.modules.ours[name])
@@ -251,13 +251,6 @@ def _module(path: str) -> str:
 def _touches_embedding(method: Any) -> bool:
     targets = getattr(method, "targets", None) or ()
     return any(target in ("embed_tokens", "embed") for target in ([targets] if isinstance(targets, str) else targets))
-
-
-def _trimmed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """LoRA factors without the zero rows that pad a layer of lower rank to its stack."""
-    used = np.flatnonzero(arrays["a"].any(axis=-1) | arrays["b"].any(axis=-1))
-    rank = int(used[-1]) + 1 if used.size else 1
-    return dict(arrays) | {"a": arrays["a"][:rank], "b": arrays["b"][:rank]}
 
 
 def _whole_number(value: float) -> float | int:

@@ -105,29 +105,34 @@ def read_float32(name: str, source: Source, origin: str) -> tuple[np.ndarray, st
 def fuse(parts: Sequence[tuple[tuple[int, int], Mapping[str, np.ndarray]]], whole: int) -> dict[str, np.ndarray]:
     """LoRA factors of the parts of a fused module as those of the whole: a [R, in], b [R, out], scale.
 
-    Where all parts are there and share `a` and the scale, as after an import, this is the original. Otherwise the factors stand in blocks,
-    and the ranks add up; the product is the same.
+    Where all parts are there and share `a`, as after an import, this is the original. Otherwise the factors stand in blocks, and the ranks
+    add up; the product is the same.
 
     Args:
         parts: ((start, stop) along the whole output, {"a", "b", "scale"}), in the order of the output.
         whole: size of the whole output.
     """
-    first = parts[0][1]
+    scale = next((part["scale"] for _, part in parts if part["scale"] != 0), np.float32(1.0))  # not that of a part switched off
+    first = parts[0][1]["a"]
+    scaled = [(span, part["a"], part["b"] * np.float32(part["scale"] / scale)) for span, part in parts]
     complete = sum(stop - start for (start, stop), _ in parts) == whole
-    shared = all(np.array_equal(p["a"], first["a"]) and np.array_equal(p["scale"], first["scale"]) for _, p in parts)
-    if shared and (complete or len(parts) == 1):
-        b = np.zeros((first["b"].shape[0], whole), first["b"].dtype)
-        for (start, stop), part in parts:
-            b[:, start:stop] = part["b"]
-        return {"a": first["a"], "b": b, "scale": first["scale"]}
-    rank = sum(part["a"].shape[0] for _, part in parts)
-    a = np.concatenate([part["a"] for _, part in parts])
-    b, row = np.zeros((rank, whole), first["b"].dtype), 0
-    for (start, stop), part in parts:
-        rows = part["a"].shape[0]
-        b[row : row + rows, start:stop] = part["b"] * np.float32(part["scale"] / first["scale"])
-        row += rows
-    return {"a": a, "b": b, "scale": first["scale"]}
+    if (complete or len(parts) == 1) and all(np.array_equal(a, first) for _, a, _ in scaled):
+        b = np.zeros((first.shape[0], whole), np.float32)
+        for (start, stop), _, part in scaled:
+            b[:, start:stop] = part
+        return {"a": first, "b": b, "scale": scale}
+    b, row = np.zeros((sum(a.shape[0] for _, a, _ in scaled), whole), np.float32), 0
+    for (start, stop), a, part in scaled:
+        b[row : row + a.shape[0], start:stop] = part
+        row += a.shape[0]
+    return {"a": np.concatenate([a for _, a, _ in scaled]), "b": b, "scale": scale}
+
+
+def trimmed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """LoRA factors without the zero rows that pad a layer of lower rank to its stack: they would count in alpha / R."""
+    used = np.flatnonzero(arrays["a"].any(axis=-1) | arrays["b"].any(axis=-1))
+    rank = int(used[-1]) + 1 if used.size else 1
+    return dict(arrays) | {"a": arrays["a"][:rank], "b": arrays["b"][:rank]}
 
 
 def nbytes(arrays: Mapping[str, Any]) -> int:

@@ -55,8 +55,6 @@ def qv(**settings):
 PFEIFFER = bottleneck(size=4)
 EMBED = lora(rank=8, targets=("q_proj", "v_proj", "embed_tokens"))
 HEAD = lora(rank=8, targets=("q_proj", "v_proj", "lm_head"))
-# The writer of AdapterHub's heads takes every piece on the head for one trained whole.
-NO_KIND = pytest.mark.xfail(raises=KeyError, strict=True, reason="heads.head_content does not look at the kind of a piece")
 # One letter for each of NAMES: takes, takes ignoring, refuses.
 MATRIX = [
     ("llama", (qv(),), "ttttt"),
@@ -72,9 +70,9 @@ MATRIX = [
     ("llama", (lora(rank=8, targets="up_proj"),), "trttt"),
     ("llama", (lora(rank=8, targets="gate_proj"),), "ttttr"),
     ("llama", (EMBED,), "ttttr"),
-    pytest.param("llama", (HEAD,), "ttttr", marks=NO_KIND),
+    ("llama", (HEAD,), "ttttr"),
     ("tied", (EMBED,), "tirtr"),
-    pytest.param("tied", (HEAD,), "ttrtr", marks=NO_KIND),
+    ("tied", (HEAD,), "ttrtr"),
     ("mistral", (EMBED,), "rtttr"),
     ("qwen2", (EMBED,), "rtttr"),
     ("llama", (qv(), full(targets="lm_head")), "rirtt"),
@@ -117,7 +115,7 @@ def test_verdicts(base, methods, verdicts):
         ("mistral", (EMBED,), "vLLM", "model.embed_tokens: .* not known to be served on MistralForCausalLM"),
         ("llama", (PFEIFFER,), "vLLM", "no HF PEFT file holds it: .*AdapterHub"),
         ("llama", (PFEIFFER,), "llama.cpp", "no GGUF file holds it: .*\n.*nonlinear"),
-        pytest.param("tied", (HEAD,), "llama.cpp", "no output.weight", marks=NO_KIND),
+        ("tied", (HEAD,), "llama.cpp", "no output.weight"),
         ("tied", (EMBED,), "SGLang", "^lm_head: it skips what is not among target_modules"),
         ("gpt2", (lora(rank=8),), "vLLM", "no LoRA on GPT2LMHeadModel"),
         ("llama", (qv(alpha=24.0),), "llama.cpp", "one alpha for the file, 24;"),
