@@ -1,0 +1,186 @@
+"""HF PEFT's directories: PEFT's own logits from each that is supported, and an error that names the thing from each other.
+
+The golden adapters are made by tests/golden/make_peft_golden.py.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from golden_bases import GOLDEN, base, forward, golden, loaded, read, variants
+from safetensors.numpy import load_file, save_file
+
+from peftjax.interop.exchange.load import adapt
+from peftjax.interop.exchange.peft_read import read_peft
+from peftjax.interop.safetensors_file import open_safetensors
+
+READ = (
+    "plain", "all_linear", "mistral", "rslora", "patterns", "patterns_rslora", "layers", "layers_pattern", "regex", "excluded",
+    "excluded_regex", "embed", "embed_tied", "embed_tied_ensured", "head", "head_tied", "embed_head_tied", "embed_head_tied_ensured",
+    "saved_head", "saved_head_tied", "saved_embed_tied", "saved_embed_tied_ensured", "saved_embed_head", "saved_norm", "lora_bias",
+    "bias_lora_only", "bias_all", "tokens", "tokens_tied", "tokens_head", "float16", "bfloat16", "pissa_converted", "gpt2_attn",
+    "gpt2_all", "gpt2_embed", "phi3", "qwen2", "gemma2", "bert", "roberta",
+)  # fmt: skip
+REFUSED = {
+    "dora": (ValueError, "use_dora: DoRA, which has no node here yet"),
+    "gpt2_dora": (ValueError, "use_dora: DoRA"),
+    "ia3": (ValueError, r"peft_type is 'IA3' \(a method of HF PEFT that is not exchanged yet\); LORA can be read"),
+    "pissa": (ValueError, "init_lora_weights 'pissa': the factors fit a base that was changed"),
+    "pickle": (ValueError, "adapter_model.bin is a pickle.*safetensors.torch.save_file"),
+    "missing": (ValueError, "missing   base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"),
+    "extra": (ValueError, r"extra     base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight \[4, 32\].*did you mean"),
+    "misshapen": (ValueError, r"layers.0.self_attn.q_proj.lora_A.weight: \[4, 16\], this base wants \[R=4, in=32\]"),
+    "named": (FileNotFoundError, "has no adapter_config.json.*there is one in french: name that folder"),
+}
+
+
+def test_every_golden_adapter_is_among_the_examples():
+    assert not set(READ) & set(REFUSED)
+    assert set(READ) | set(REFUSED) == variants("peft")
+
+
+@pytest.mark.parametrize("variant", READ)
+def test_logits_are_those_of_peft(variant):
+    found, on = golden("peft", variant), loaded("peft", variant)
+    config = base(str(found["base"])).config
+    plain = forward(config, base(str(found["base"])).params, found)
+    assert np.abs(plain - found["logits"]).max() > 0.05  # else an adapter that does nothing would pass
+    np.testing.assert_allclose(forward(config, on.params, found, on.segments), found["logits"], atol=1e-4)
+
+
+def test_a_named_adapter_is_read_from_its_own_folder():
+    found, on = golden("peft", "named"), base("llama")
+    adapter = read("peft", "named", "french")
+    there = adapt(on, adapter)
+    np.testing.assert_allclose(forward(on.config, there.params, found, there.segments), found["logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", REFUSED)
+def test_what_is_not_supported_or_damaged_is_refused_by_name(variant):
+    kind, message = REFUSED[variant]
+    on = base(str(golden("peft", variant)["base"]))
+    with pytest.raises(kind, match=f"(?s){message}"):
+        read_peft(GOLDEN / "peft" / variant, on.config, on.params)
+
+
+@pytest.mark.parametrize("variant", ["float16", "bfloat16"])
+def test_half_precision_is_kept_as_values_and_as_the_dtype_to_write(variant):
+    adapter = read("peft", variant)
+    assert adapter.dtype == variant
+    source = open_safetensors(GOLDEN / "peft" / variant / "adapter_model.safetensors")
+    stored = source["base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"].read(slice(None))
+    found = adapter.pieces["blocks/1/attn/q/kernel"].arrays["b"]
+    assert found.dtype == np.float32 and str(stored.dtype) == variant
+    np.testing.assert_array_equal(found, stored.astype(np.float32).T)
+
+
+@pytest.mark.parametrize(
+    ("variant", "other", "names"),
+    [
+        ("plain", "gpt2", ["model.layers.0.mlp.down_proj.lora_A.weight", "this base has no such place"]),
+        ("plain", "phi3", ["model.layers.0.mlp.gate_proj.lora_A.weight", "did you mean 'model.layers.1.self_attn.qkv_proj'", "and 4 more"]),
+        ("plain", "qwen2", ["mlp.gate_proj.lora_B.weight: [64, 4], this base wants [out=48, R=4]", "missing   LoRA of model.layers.2"]),
+        ("gpt2_all", "llama", ["transformer.h.0.attn.c_attn"]),
+        ("all_linear", "llama", ["layers.0.self_attn.q_proj.lora_B.weight: [48, 4], this base wants [out=32, R=4]"]),
+        ("bias_all", "llama", ["layers.0.self_attn.k_proj.bias: this base has no bias there"]),
+        ("bert", "roberta", ["bert.encoder.layer.0.attention.self.query"]),
+        ("tokens", "gpt2", ["model.embed_tokens"]),
+    ],
+)  # fmt: skip
+def test_an_adapter_of_another_base_is_refused_with_every_name(variant, other, names):
+    with pytest.raises(ValueError) as error:
+        read_peft(GOLDEN / "peft" / variant, base(other).config, base(other).params)
+    assert "does not fit this base" in str(error.value)
+    for name in names:
+        assert name in str(error.value)
+
+
+# ---- edited files --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """copied(variant, config changes, tensor changes) -> a folder; a change of None removes."""
+
+    def copy(variant, config=None, arrays=None):
+        folder = tmp_path / variant
+        shutil.copytree(GOLDEN / "peft" / variant, folder)
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | (config or {})))
+        if arrays:
+            held = load_file(folder / "adapter_model.safetensors") | arrays
+            save_file({name: array for name, array in held.items() if array is not None}, folder / "adapter_model.safetensors")
+        return folder
+
+    return copy
+
+
+START = "base_model.model.model"
+EDITS = {
+    "an unknown setting": ("plain", {"lora_alhpa": 4}, {}, r"lora_alhpa = '4', which is not known here \(did you mean 'lora_alpha'"),
+    "two settings at once": ("plain", {"use_dora": True, "layer_replication": [[0, 1]]}, {}, "(?s)use_dora: .*layer_replication: "),
+    "another rank": ("layers_pattern", {"r": 2}, {}, r"layers.0.self_attn.q_proj: rank 4, the config says 2"),
+    "more targets": ("layers_pattern", {"target_modules": ["q_proj", "k_proj"]}, {}, "missing   LoRA of model.layers.0.self_attn.k_proj"),
+    "other targets": ("mistral", {"target_modules": ["q_proj"]}, {}, "extra     LoRA of model.layers.0.self_attn.v_proj"),
+    "other layers": ("layers_pattern", {"layers_to_transform": [1]}, {}, "(?s)extra .*layers.0.*missing   LoRA of model.layers.1"),
+    "no modules to save": ("saved_norm", {"modules_to_save": None}, {}, "extra     base_model.model.model.norm.weight: modules_to_save is"),
+    "more modules to save": ("saved_head", {"modules_to_save": ["lm_head", "embed_tokens"]}, {}, f"missing   {START}.embed_tokens.weight"),
+    "biases not asked for": ("bias_all", {"bias": "none"}, {}, "bias is 'none', and the file holds"),
+    "biases that are not there": ("plain", {"bias": "all"}, {}, "bias is 'all', and the file holds 0 biases"),
+    "fewer tokens": ("tokens", {"trainable_token_indices": [3, 50]}, {}, r"_delta: \[3, 32\], this base wants \[N=2, D=32\]"),
+    "a copy of another base": ("embed", {}, {f"{START}.embed_tokens.base_layer.weight": np.zeros((97, 32), np.float32)},
+                               "embed_tokens.base_layer.weight differs from this base's weight: it is of another base"),
+    "a tied head of its own": ("embed_tied_ensured", {}, {"base_model.model.lm_head.lora_A.weight": np.ones((4, 32), np.float32)},
+                               "lm_head.lora_A.weight: ensure_weight_tying is on, yet it is not model.embed_tokens's"),
+    "only one factor": ("layers_pattern", {}, {f"{START}.layers.0.self_attn.q_proj.lora_A.weight": None}, "missing .*q_proj.lora_A.weight"),
+    "an unread tensor": ("layers_pattern", {}, {f"{START}.layers.0.self_attn.q_proj.lora_C.weight": np.ones((4, 4), np.float32)},
+                         "extra     .*q_proj.lora_C.weight"),
+    "no prefix": ("layers_pattern", {}, {"model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((4, 32), np.float32)},
+                  r"extra     model.layers.0.self_attn.q_proj.lora_A.weight \[4, 32\]"),
+    "a saved norm on one layer": ("saved_norm", {"modules_to_save": ["model.norm", "layers.0.input_layernorm"]},
+                                  {f"{START}.layers.{place}_layernorm.weight": None
+                                   for place in ("1.input", "0.post_attention", "1.post_attention")},
+                                  "modules_to_save on some layers only"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_files_that_say_other_than_they_hold_are_refused(edit, copied):
+    variant, config, arrays, message = EDITS[edit]
+    on = base(str(golden("peft", variant)["base"]))
+    with pytest.raises(ValueError, match=message):
+        read_peft(copied(variant, config, arrays), on.config, on.params)
+
+
+def test_a_config_that_names_only_what_counts_is_enough(copied):
+    """Old files lack most fields, and ours may have fields that are off."""
+    folder = copied("plain")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    kept = {name: config[name] for name in ("peft_type", "r", "lora_alpha", "target_modules")} | {"a_field_of_tomorrow": None}
+    (folder / "adapter_config.json").write_text(json.dumps(kept))
+    adapter = read_peft(folder, base("llama").config)
+    assert adapter.pieces.keys() == read("peft", "plain").pieces.keys()
+    assert adapter.methods == read("peft", "plain").methods
+
+
+def test_copies_of_the_base_are_compared_or_taken_on_trust_and_said():
+    folder, on = GOLDEN / "peft" / "embed", base("llama")
+    assert read_peft(folder, on.config, on.params).notes == (
+        "model.embed_tokens.base_layer.weight is this base's own weight and was left out",
+    )
+    assert "was not compared with the base" in read_peft(folder, on.config).notes[0]
+
+
+def test_files_that_cannot_be_opened_are_refused(copied):
+    folder, config = copied("layers_pattern"), base("llama").config
+    whole = (folder / "adapter_model.safetensors").read_bytes()
+    (folder / "adapter_model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="adapter_model.safetensors|cannot be read"):
+        read_peft(folder, config)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no adapter_model.safetensors \(found: adapter_config.json, golden.npz\)"):
+        read_peft(folder, config)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA",')
+    with pytest.raises(ValueError, match="adapter_config.json is not JSON"):
+        read_peft(folder, config)
