@@ -150,6 +150,8 @@ def task_for(config: Any, architecture: Any) -> Task:
         if given:
             names = " and ".join(f"config.data.{name}" for name in given)
             raise ValueError(f"{names} belong to classification, for which the base must be an encoder")
+        if architecture.learned_positions and data.length > architecture.max_length:
+            raise ValueError(f"config.data.length is {data.length}; the base has learned positions for {architecture.max_length} tokens")
         return NEXT_TOKEN
     if data.chat:
         raise ValueError("config.data.chat belongs to decoders; this base is an encoder, which classifies texts")

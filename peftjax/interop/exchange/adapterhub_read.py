@@ -230,7 +230,7 @@ class _Reader:
             ours = row.ours(array)
             if row.field in arrays and not np.array_equal(arrays[row.field], ours):
                 self.problems.append(f"other     {self.keys[where, row.suffix]}: differs from its second copy")
-            arrays[row.field] = ours.reshape(()) if row is t.LEARNED_SCALE else ours
+            arrays[row.field] = ours
         expected = self._size(where, config)
         if size != expected:
             self.problems.append(f"misshapen {where}: a bottleneck of {size}, reduction_factor makes it {expected}")

@@ -145,8 +145,7 @@ def _bottleneck(
         sizes[layer].add(piece.arrays["down"].shape[0])
         stem = f"{places[site].format(layer=layer)}.adapters.{name}"
         for row in t.bottleneck_rows(before, after, read["scale"]):
-            array = piece.arrays[row.field]
-            tensors[f"{stem}.{row.suffix}"] = array.reshape(1) if row is t.LEARNED_SCALE else row.theirs(array)
+            tensors[f"{stem}.{row.suffix}"] = row.theirs(piece.arrays[row.field])
     layers = _one([tuple(sorted(on_layers)) for on_layers in on.values()], "set of layers")
     uneven = [layer for layer, here in sizes.items() if len(here) > 1]
     if uneven:

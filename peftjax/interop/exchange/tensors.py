@@ -41,19 +41,17 @@ class Tensor:
         """Their tensor as ours; of a fused module, our part of it."""
         if part is not None and "out" in self.axes:
             array = np.take(array, np.arange(*part), axis=self.axes.index("out"))
-        return np.ascontiguousarray(self._turned(array))
+        array = np.squeeze(array, tuple(number for number, axis in enumerate(self.axes) if axis == "1"))
+        return np.asarray(array.T if self.flip else array, order="C")
 
     def theirs(self, array: np.ndarray) -> np.ndarray:
         """Our array as theirs."""
-        return np.ascontiguousarray(self._turned(np.asarray(array)))
+        array = np.asarray(array).T if self.flip else np.asarray(array)
+        return np.asarray(np.expand_dims(array, tuple(number for number, axis in enumerate(self.axes) if axis == "1")), order="C")
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
         """The shape that theirs must have; None where `sizes` does not know an axis."""
         return tuple(1 if axis == "1" else sizes.get(axis) for axis in self.axes)
-
-    def _turned(self, array: np.ndarray) -> np.ndarray:
-        array = array.reshape([n for n, axis in zip(array.shape, self.axes, strict=True) if axis != "1"]) if "1" in self.axes else array
-        return array.T if self.flip else array
 
 
 @dataclasses.dataclass(frozen=True)
