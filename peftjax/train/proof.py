@@ -47,7 +47,7 @@ from peftjax.peft.keys import key_at
 
 TOLERANCE = 1e-4  # on logits
 HOSTS = ("llama", "gpt2", "bert", "roberta")
-ATTENTION = ("q_proj", "v_proj")
+ATTENTION, QKV = ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ CASES = (
     Case("LoRA on the head", "peft", (lora(rank=3, targets=("q_proj", "lm_head")),), _decoder),
     Case("LoRA with bias", "peft", (lora(rank=3, targets=("o_proj", "down_proj"), lora_bias=True),), _decoder),
     Case("LoRA, head saved", "peft", (PLAIN, full(targets="lm_head")), _decoder),
-    Case("LoRA, biases trained", "peft", (lora(rank=3, targets=ATTENTION), bitfit(targets=ATTENTION)), _biased),
+    Case("LoRA, biases trained", "peft", (lora(rank=3, targets=QKV), bitfit(targets=QKV)), _biased),
     Case("LoRA, token rows", "peft", (PLAIN, trainable_tokens(ids=(1, 5, 40))), _decoder),
     Case("LoRA, merged", "merged", (PLAIN,), _decoder),
     Case("Houlsby", "adapterhub", (houlsby(size=4),), lambda b: _hosted(b) and _decoder(b)),
