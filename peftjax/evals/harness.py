@@ -6,6 +6,7 @@
 `HarnessModel` answers the harness's three questions by its conventions, as its Hugging Face backend does: white space at the end of a
 context belongs to the continuation; context and continuation are cut out of one encoding; the tokens that the tokenizer puts around a
 text stand around it, unless it begins with them; an empty context is the token that begins a text; what is too long is cut on the left.
+One thing differs: an id that the tokenizer does not know (many bases have more rows in their embedding) is never generated.
 It needs no harness; `as_lm` makes it the class that the harness asks for.
 """
 
