@@ -27,8 +27,10 @@ def load(path: Path):
 def test_config_is_complete_and_documented(path):
     module = load(path)
     config = module.get_config()
-    if path.stem == "own":
+    if path.stem in ("own", "train_on"):
         config.data.name = "mine.jsonl"
+    if path.stem == "train_on":
+        config.adapter.path = "my-lora"
     check(config)
     assert f"--config configs/{path.name}" in module.__doc__
     with pytest.raises(ValueError, match="no variant 'runlocl'"):
