@@ -96,24 +96,27 @@ NOT_MEASURED = ("step", "split", "losses_of", "metrics", "predictions")
 
 
 def _metrics(evaluations: Sequence[Mapping], unit: str) -> str:
-    """The first evaluation (before training, unless the run left that out) against the last, with intervals; a loss is a mean by `unit`."""
+    """The last evaluation, with intervals, against the first one of the same split, where there is one (before training, unless the run left
+    that out); a loss is a mean by `unit`."""
     if not evaluations:
         return ""
-    before, after = evaluations[0], evaluations[-1]
+    after = evaluations[-1]
+    compared = [evaluation for evaluation in evaluations[:-1] if evaluation["split"] == after["split"]][:1] + [after]
     rows = []
-    for name in dict.fromkeys([*(before.get("metrics") or {}), *(after.get("metrics") or {})]):
-        pair = [(evaluation.get("metrics") or {}).get(name) for evaluation in (before, after)]
-        change = f"{100 * (float(pair[1]['mean']) - float(pair[0]['mean'])):+.1f}" if all(pair) else ""
-        rows.append([name.replace("_", " ") + " (%)", *map(_interval, pair), change, (pair[1] or pair[0])["n"]])
-    single = [name for name in dict.fromkeys([*LOSSES, *before, *after]) if name not in NOT_MEASURED]
-    for name in single:
-        pair = [evaluation.get(name) for evaluation in (before, after)]
-        if pair != [None, None]:
-            change = f"{float(pair[1]) - float(pair[0]):+.4g}" if None not in pair else ""
+    for name in dict.fromkeys(name for evaluation in compared for name in evaluation.get("metrics") or {}):
+        found = [(evaluation.get("metrics") or {}).get(name) for evaluation in compared]
+        change = f"{100 * (float(found[1]['mean']) - float(found[0]['mean'])):+.1f}" if len(found) == 2 and all(found) else ""
+        rows.append([name.replace("_", " ") + " (%)", *map(_interval, found), change, (found[-1] or found[0])["n"]])
+    for name in dict.fromkeys([*LOSSES, *(name for evaluation in compared for name in evaluation)]):
+        found = [evaluation.get(name) for evaluation in compared]
+        if name not in NOT_MEASURED and any(value is not None for value in found):
+            change = f"{float(found[1]) - float(found[0]):+.4g}" if len(found) == 2 and None not in found else ""
             label = LOSSES.get(name, name.replace("_", " ")).format(unit=unit)
-            rows.append([label, *("" if value is None else f"{float(value):.4g}" for value in pair), change, ""])
-    header = ["", f"step {before['step']}", f"step {after['step']}", "change", "records"]
+            rows.append([label, *("" if value is None else f"{float(value):.4g}" for value in found), change, ""])
+    header = ["", *(f"step {evaluation['step']}" for evaluation in compared), "change", "records"]
     note = "In brackets: 95 % interval. Change of a percentage is in points."
+    if len(compared) == 1:  # nothing to compare with
+        header, rows, note = header[:2] + header[3:], [row[:2] + row[3:] for row in rows], "In brackets: 95 % interval."
     return f"## Metrics\n\n{table(header, rows)}\n\n{note}"
 
 
