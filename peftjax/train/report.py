@@ -96,8 +96,8 @@ NOT_MEASURED = ("step", "split", "losses_of", "metrics", "predictions")
 
 
 def _metrics(evaluations: Sequence[Mapping], unit: str) -> str:
-    """The last evaluation, with intervals, against the first one of the same split, where there is one (before training, unless the run left
-    that out); a loss is a mean by `unit`."""
+    """The last evaluation, with intervals, against the first one of the same split where there is one (that before training, unless the run
+    left it out); a loss is a mean by `unit`."""
     if not evaluations:
         return ""
     after = evaluations[-1]
