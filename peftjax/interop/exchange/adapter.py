@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from peftjax.interop.exchange.tensors import trimmed
 from peftjax.nn.kernels import Entry, Kernel
 from peftjax.nn.tree import place, put, walk
 from peftjax.peft.attach import adapters, attach
@@ -83,7 +84,8 @@ def extract(params: dict, methods: Sequence[Any], name: str | None = None, **abo
                 }
                 if key in pieces:
                     raise ValueError(f"two nodes of adapter {name!r} stand at {key}: it can be stored only as two adapters of two names")
-                pieces[key] = Piece(type(node).__name__, arrays)
+                # Padding says how the stack is cut, and would not fit where a layer has a stack of its own.
+                pieces[key] = Piece(type(node).__name__, trimmed(arrays) if getattr(node, "ranked", ()) else arrays)
     return Adapter(tuple(method for method in methods if method.name == name), pieces, **about)
 
 

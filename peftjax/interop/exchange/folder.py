@@ -69,3 +69,14 @@ def write_tensors(file: Path, arrays: Mapping[str, np.ndarray], dtype: str, meta
     }
     with replacing(file) as partial:
         save_file(ready, str(partial), metadata={"format": "pt", **(metadata or {})})
+        _sort_metadata(partial)
+
+
+def _sort_metadata(file: Path) -> None:
+    """safetensors writes metadata in another order each time; here the same content is the same bytes."""
+    with open(file, "r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        opened.seek(8)
+        opened.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
