@@ -32,11 +32,10 @@ from flax import linen as nn
 from peftjax.models.attention import Cache, attend_causally, attention_mask
 from peftjax.models.config import DecoderConfig
 from peftjax.models.rope import rotary_angles, rotate
+from peftjax.models.stack import scanned, segment_spans
 from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNorm
 from peftjax.nn.sites import site
 from peftjax.nn.tree import stack_name
-
-REMAT = ("none", "attention", "dots", "block")
 
 
 def norm(config: DecoderConfig, name: str | None = None) -> nn.Module:
@@ -133,27 +132,17 @@ class Decoder(nn.Module):
 
     def setup(self):
         c = self.config
-        if self.remat not in REMAT:
-            raise ValueError(f"remat is {self.remat!r}; it may be {', '.join(REMAT)}")
         self.embed = Embed(c.vocab_size, c.width, self.dtype)
         if c.learned_positions:
             self.pos_embed = Embed(c.max_length, c.width, self.dtype)
         self.final_norm = norm(c)
         self.head = Head(c.vocab_size, c.tied)
-        # Within a scan nothing can be merged with the recomputation, so that it needs no protection (prevent_cse).
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
-        block = nn.remat(Block, prevent_cse=False, policy=policy) if self.remat in ("dots", "block") else Block
         self.spans = segment_spans(c.layers, self.segments)
         for start, stop in self.spans:
-            stack = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, nn.broadcast, 0, 0),
-                length=stop - start,
-                unroll=stop - start if self.unroll else 1,
+            stack = scanned(
+                Block, c, stop - start, in_axes=(nn.broadcast, nn.broadcast, 0, 0), remat=self.remat, unroll=self.unroll
             )
-            setattr(self, stack_name(start, stop, c.layers), stack(c, self.remat))
+            setattr(self, stack_name(start, stop, c.layers), stack)
 
     def __call__(self, tokens, *, segments=None, positions=None):
         """tokens [B, T] int -> logits [B, T, V]; see `hidden` for the other arguments."""
@@ -219,15 +208,6 @@ def count_within(segments):
     same = segments[:, :, None] == segments[:, None, :]
     earlier = jnp.tril(jnp.ones((segments.shape[1],) * 2, bool), -1)
     return jnp.sum(same & earlier[None], axis=-1)
-
-
-def segment_spans(layers: int, segments: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """(start, stop) of each scanned segment; () is one segment of all layers."""
-    segments = tuple(segments) or (layers,)
-    if sum(segments) != layers or min(segments) < 1:
-        raise ValueError(f"segments {segments} do not add up to {layers} layers, one or more each")
-    ends = [sum(segments[: i + 1]) for i in range(len(segments))]
-    return tuple((stop - n, stop) for stop, n in zip(ends, segments, strict=True))
 
 
 def init_params(config: DecoderConfig, key: jax.Array, **options) -> dict:

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from peftjax.models.attention import attend_causally
-from peftjax.models.decoder import REMAT, count_within, segment_spans
+from peftjax.models.decoder import count_within
 from peftjax.models.encoder_config import EncoderConfig
+from peftjax.models.stack import scanned, segment_spans
 from peftjax.nn.kernels import dot
 from peftjax.nn.layers import ACTIVATIONS, Embed, LayerNorm, Linear, add_bias, dropout_key, optional
 from peftjax.nn.sites import site
@@ -114,27 +115,16 @@ class Encoder(nn.Module):
 
     def setup(self):
         c = self.config
-        if self.remat not in REMAT:
-            raise ValueError(f"remat is {self.remat!r}; it may be {', '.join(REMAT)}")
         self.embed = Embed(c.vocab_size, c.width, self.dtype)
         self.pos_embed = Embed(c.max_length, c.width, self.dtype)
         self.type_embed = Embed(c.types, c.width, self.dtype)
         self.embed_norm = LayerNorm(c.norm_eps)
         self.pool = Classifier(c.width if c.pooled else 0)
         self.head = Classifier(len(c.labels))
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
-        block = nn.remat(Block, prevent_cse=False, policy=policy) if self.remat in ("dots", "block") else Block
         self.spans = segment_spans(c.layers, self.segments)
         for start, stop in self.spans:
-            stack = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
-                length=stop - start,
-                unroll=stop - start if self.unroll else 1,
-            )
-            setattr(self, stack_name(start, stop, c.layers), stack(c, self.remat))
+            stack = scanned(Block, c, stop - start, in_axes=nn.broadcast, remat=self.remat, unroll=self.unroll)
+            setattr(self, stack_name(start, stop, c.layers), stack)
 
     def __call__(self, tokens, *, segments=None, positions=None, types=None):
         """tokens [B, T] int -> logits [B, C] of the first token of each row; see `hidden` for the other arguments."""

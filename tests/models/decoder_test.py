@@ -10,7 +10,7 @@ from tiny import BIASED, LENGTH, TIED, TINY, base, equal_trees, logits, noise, r
 
 from peftjax.models import rope
 from peftjax.models.attention import empty_cache
-from peftjax.models.decoder import Decoder, abstract_params, count_within, cut, init_params, segment_spans
+from peftjax.models.decoder import Decoder, abstract_params, count_within, cut, init_params
 from peftjax.nn.tree import flatten, get, put
 
 FOUR = dataclasses.replace(TINY, layers=4)
@@ -36,12 +36,6 @@ def test_a_cut_is_undone_by_joining_and_may_be_moved():
     equal_trees(cut(parts, FOUR, (2, 2)), cut(whole, FOUR, (2, 2)))
     assert cut(whole, FOUR, ()) is whole
     assert shapes(parts) == shapes(abstract_params(FOUR, segments=(1, 3)))
-
-
-@pytest.mark.parametrize("segments", [(1, 2), (5,), (4, 0), (-1, 5)])
-def test_segments_must_add_up(segments):
-    with pytest.raises(ValueError, match="do not add up to 4 layers"):
-        segment_spans(4, segments)
 
 
 def test_gradients_agree_between_layouts():
