@@ -12,7 +12,8 @@ from peftjax.nn.tree import flatten
 from peftjax.peft.attach import activate, adapters, attach, cut_points, detach
 from peftjax.peft.bottleneck import houlsby, pfeiffer
 from peftjax.peft.lora import lora
-from peftjax.peft.parts import bitfit, head_only, norm_only
+from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.tokens import trainable_tokens
 
 KEY = jax.random.key(0)
 MANY = (
@@ -53,6 +54,30 @@ def test_one_by_one_in_any_order_too(order):
 def test_what_is_active_is_what_was_attached_under_its_name(names):
     alone = moved(attach(base(TIED), [method for method in MANY if method.name in names], KEY))
     equal_trees(activate(many(), names), alone)
+
+
+APART = (
+    lora(rank=2, targets="embed_tokens", ensure_weight_tying=False, name="in"),
+    lora(rank=2, targets="lm_head", name="out"),
+    trainable_tokens(ids=(3, 7), targets="lm_head", name="rows"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1)])
+def test_a_tied_head_that_was_kept_apart_is_tied_again_when_nothing_needs_it(order):
+    """After each step, what is left computes what it does alone."""
+    params, left = moved(attach(base(TIED), APART, KEY)), {method.name for method in APART}
+    for index in order:
+        left -= {APART[index].name}
+        params = detach(params, [APART[index].name])
+        equal_trees(params, moved(attach(base(TIED), [m for m in APART if m.name in left], KEY)) if left else base(TIED))
+    assert jax.tree.structure(params) == jax.tree.structure(base(TIED)) and "head" not in params
+
+
+def test_a_saved_embedding_apart_from_its_head_leaves_no_trace():
+    params = moved(attach(base(TIED), [full(targets="embed_tokens", ensure_weight_tying=False)], KEY))
+    assert "head" in params
+    equal_trees(detach(params), base(TIED))
 
 
 def test_initial_values_do_not_depend_on_the_order():

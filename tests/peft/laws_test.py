@@ -30,7 +30,7 @@ from tiny import (
 
 from peftjax.models.config import DecoderConfig
 from peftjax.models.decoder import Decoder, abstract_params, cut
-from peftjax.nn.kernels import Entry, dense, dot
+from peftjax.nn.kernels import Entry, Kernel, dense, dot
 from peftjax.nn.tree import flatten, unflatten_like, walk
 from peftjax.peft.attach import attach, detach
 from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
@@ -38,6 +38,7 @@ from peftjax.peft.lora import lora
 from peftjax.peft.merge import merge
 from peftjax.peft.partition import combine, partition, size
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.tokens import trainable_tokens
 from peftjax.train.loss import token_losses
 from peftjax.train.step import make_step, new_state
 
@@ -64,6 +65,11 @@ METHODS = {
     "bitfit": (bitfit(add=True),),
     "norms": (norm_only(),),
     "head": (head_only(),),
+    "lora bias": (lora(rank=2, alpha=3, lora_bias=True),),
+    "lora apart from the head": (lora(rank=2, targets=["embed_tokens", "q_proj"], ensure_weight_tying=False),),
+    "embedding apart from the head": (full(targets=["embed_tokens", "v_proj"], ensure_weight_tying=False),),
+    "tokens": (trainable_tokens(ids=(3, 7, 31)),),
+    "tokens of both": (trainable_tokens(ids=(3, 7, 31), targets=["embed_tokens", "lm_head"]),),
     "mixed": (
         lora(rank=2, name="tone"),
         lora(rank=1, targets="q_proj", name="task"),
@@ -132,7 +138,9 @@ def test_multiplying_by_a_node_is_multiplying_by_its_dense_weight(name):
         for layer in range(TIED.layers):
             kernel = jax.tree.map(lambda leaf, i=layer: leaf[i], value)
             x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, kernel.shape[0])), jnp.float32)
-            np.testing.assert_allclose(dot(x, kernel), dot(x, dense(kernel)), rtol=1e-4, atol=1e-5, err_msg=path)
+            bias = kernel.merged_bias() if isinstance(kernel, Kernel) else None
+            want = dot(x, dense(kernel)) + (0 if bias is None else jnp.broadcast_to(bias, (2, 3, *bias.shape)))
+            np.testing.assert_allclose(dot(x, kernel), want, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 @every_program
@@ -233,6 +241,10 @@ COUNTS = {
     "norms": (norm_only(), 35_136),
     "full": (full(), 134_515_008),
     "head": (head_only(), 49_152 * 576),
+    "lora r 8 q, v with bias": (lora(rank=8, targets=["q_proj", "v_proj"], lora_bias=True), 460_800 + 30 * (576 + 192)),
+    "lora r 8 embedding": (lora(rank=8, targets="embed_tokens", ensure_weight_tying=False), 8 * (49_152 + 576)),
+    "tokens": (trainable_tokens(ids=range(10)), 10 * 576),
+    "queries": (full(targets="q_proj"), 30 * 576 * 576),
     "bitfit": (bitfit(add=True), 30 * (3 * 576 + 2 * 192 + 2 * 1536)),
 }
 

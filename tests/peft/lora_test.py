@@ -132,6 +132,28 @@ def test_a_lora_on_the_embedding_of_a_tied_base_is_followed_by_the_head():
     np.testing.assert_allclose(logits(params, TIED), logits(both), rtol=1e-4, atol=1e-4)
 
 
+def test_a_lora_on_the_embedding_leaves_a_tied_head_alone_where_it_is_told_to():
+    params = moved(attach(base(TIED), [lora(rank=2, targets="embed_tokens", ensure_weight_tying=False)], KEY))
+    head = base(TIED)["embed"]["embedding"].T
+    apart = {**base(), **base(TIED), "embed": {"embedding": params["embed"]["embedding"].merge()}, "head": {"kernel": head}}
+    np.testing.assert_allclose(logits(params, TIED), logits(apart), rtol=1e-4, atol=1e-4)
+    alone = attach(base(), [lora(rank=2, targets="embed_tokens", ensure_weight_tying=False)], KEY)
+    assert set(flatten(alone)) - set(flatten(base())) == {f"embed/embedding/default/{leaf}" for leaf in ("a", "b", "scale")}
+
+
+def test_a_bias_behind_b_is_scaled_like_it_and_only_on_linear_kernels():
+    node = dataclasses.replace(NODE, bias=jnp.arange(6.0))
+    bare = dot(X, NODE)
+    np.testing.assert_allclose(dot(X, node), bare + 0.7 * jnp.broadcast_to(node.bias, bare.shape), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(node.merged_bias(), 0.7 * node.bias, rtol=1e-6)
+    twice = dataclasses.replace(node, base=node, name="task")
+    np.testing.assert_allclose(twice.merged_bias(), 1.4 * node.bias, rtol=1e-6)
+    assert NODE.merged_bias() is None and dot(X.astype(jnp.bfloat16), node).dtype == jnp.bfloat16
+    params = attach(base(), [lora(rank=2, targets=["v_proj", "embed_tokens"], lora_bias=True)], KEY)
+    assert node_at(params, "embed").bias is None
+    assert node_at(params, "blocks/attn/v").bias.shape == (2, 12) and not node_at(params, "blocks/attn/v").bias.any()
+
+
 def test_on_both_each_has_its_own_whatever_came_first():
     embedding, head = lora(rank=2, targets="embed_tokens", name="in"), lora(rank=2, targets=["head"], name="out")
     one, other = (moved(attach(base(TIED), order, KEY)) for order in ([embedding, head], [head, embedding]))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TIED, base, equal_trees, logits, moved
+from tiny import BIASED, TIED, TINY, base, equal_trees, logits, moved
 
 from peftjax.nn.kernels import Kernel
 from peftjax.nn.tree import flatten, get, put, walk
@@ -63,6 +63,31 @@ def test_a_merged_tied_head_is_a_head_of_its_own():
     merged = merge(moved(attach(base(TIED), [lora(rank=2, targets="lm_head")], KEY)))
     assert merged["head"]["kernel"].shape == (16, 40)
     assert merged["embed"]["embedding"] is base(TIED)["embed"]["embedding"]
+
+
+def test_an_embedding_apart_from_its_head_merges_into_two_tables():
+    params = moved(attach(base(TIED), [lora(rank=2, targets="embed_tokens", ensure_weight_tying=False)], KEY))
+    merged = merge(params)
+    np.testing.assert_array_equal(merged["head"]["kernel"], base(TIED)["embed"]["embedding"].T)
+    np.testing.assert_allclose(logits(merged, TIED), logits(params, TIED), rtol=1e-4, atol=1e-4)
+    equal_trees(merge(params, []), base(TIED))
+
+
+@pytest.mark.parametrize("config", [TINY, BIASED], ids=["no bias", "biased"])
+def test_a_bias_behind_a_lora_goes_into_the_one_beside_the_kernel(config):
+    methods = [lora(rank=2, alpha=3, lora_bias=True), lora(rank=1, targets="q_proj", lora_bias=True, name="task")]
+    params = moved(attach(base(config), methods, KEY))
+    merged, node = merge(params), get(params, "blocks/attn/q/kernel")
+    np.testing.assert_allclose(logits(merged, config), logits(params, config), rtol=1e-4, atol=1e-4)
+    own = node.scale[:, None] * node.bias + node.base.scale[:, None] * node.base.bias
+    before = get(base(config), "blocks/attn/q/bias", jnp.zeros_like(own))
+    np.testing.assert_allclose(get(merged, "blocks/attn/q/bias"), before + own, rtol=1e-5)
+    assert get(merge(params, ["task"]), "blocks/attn/k/bias") is get(base(config), "blocks/attn/k/bias")
+
+
+def test_a_bias_that_is_trained_itself_takes_a_loras_too():
+    params = moved(attach(base(BIASED), [bitfit(name="bias"), lora(rank=2, lora_bias=True)], KEY))
+    np.testing.assert_allclose(logits(merge(params), BIASED), logits(params, BIASED), rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_at_a_site_is_refused_or_kept_beside():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_encoder
 from tiny import BIASED, TIED, TINY, base, equal_trees, logits, moved
 
 from peftjax.nn.kernels import attend, dense, dot, lookup
@@ -60,6 +61,34 @@ def test_the_others_train_what_they_are_called():
         "blocks/mlp/up/bias",
     ]
     assert trained(attach(base(), [head_only()], KEY)) == ["head/kernel"]
+
+
+def test_chosen_modules_are_trained_with_all_that_is_theirs():
+    paths = ["blocks/attn/q/bias", "blocks/attn/q/kernel", "embed/embedding"]
+    assert trained(attach(base(BIASED), [full(targets=["q_proj", "embed_tokens"])], KEY)) == paths
+    assert trained(attach(base(), [full(targets="blocks/.*_norm")], KEY)) == ["blocks/attn_norm/scale", "blocks/mlp_norm/scale"]
+    with pytest.raises(ValueError, match="'q_prj' matches no kernel; did you mean 'q_proj'"):
+        attach(base(), [full(targets=["q_prj"])], KEY)
+
+
+@pytest.mark.parametrize(("follows", "targets"), [(True, "embed_tokens"), (False, "embed_tokens"), (False, "lm_head")])
+def test_a_saved_embedding_takes_a_tied_head_with_it_or_not(follows, targets):
+    params = moved(attach(base(TIED), [full(targets=targets, ensure_weight_tying=follows)], KEY))
+    old, new = base(TIED)["embed"]["embedding"], get(params, "embed/embedding" if targets == "embed_tokens" else "head/kernel").value
+    table, head = (new, new.T if follows else old.T) if targets == "embed_tokens" else (old, new)
+    both = {**base(), **base(TIED), "embed": {"embedding": table}, "head": {"kernel": head}}
+    np.testing.assert_allclose(logits(params, TIED), logits(both), rtol=1e-4, atol=1e-4)
+    equal_trees(detach(params), base(TIED))
+
+
+def test_every_bias_is_that_of_norms_too():
+    params = tiny_encoder.params()
+    biases = [path for path in flatten(params) if path.endswith("/bias")]
+    assert {"blocks/attn_norm/bias", "blocks/attn/q/bias", "embed_norm/bias"} <= set(biases)
+    assert trained(attach(params, [bitfit(targets="all")], KEY)) == biases
+    assert len(trained(attach(params, [bitfit()], KEY))) < len(biases)
+    with pytest.raises(ValueError, match=r"bitfit\(\) matches nothing in this base"):
+        attach(base(), [bitfit(targets="all")], KEY)
 
 
 def test_layers_may_be_chosen_in_a_cut_stack():

@@ -9,6 +9,7 @@ from peftjax.peft.bottleneck import bottleneck
 from peftjax.peft.lora import lora
 from peftjax.peft.parts import full, head_only
 from peftjax.peft.roles import roles
+from peftjax.peft.tokens import trainable_tokens
 
 KEY = jax.random.key(0)
 
@@ -41,6 +42,12 @@ def test_trained_kernels_decay_and_trained_norms_and_biases_do_not():
         kernel = any(f"/{name}" in path for name in ("kernel", "embedding"))
         assert role == ("matrix" if kernel else "vector"), path
     assert {"blocks/attn/q/bias/default/value", "final_norm/scale/default/value"} < set(found)
+
+
+def test_token_rows_decay_and_a_bias_behind_a_lora_does_not():
+    found = role_of(trainable_tokens(ids=(3, 5)), lora(rank=2, targets="q_proj", lora_bias=True))
+    assert found["embed/embedding/default/rows"] == "matrix"
+    assert found["blocks/attn/q/kernel/default/bias"] == "vector"
 
 
 def test_what_stands_on_something_trained_keeps_its_role():

@@ -5,16 +5,19 @@ import json
 import pytest
 
 from peftjax.peft.bottleneck import bottleneck, houlsby, scaled_parallel
+from peftjax.peft.classifier import classifier
 from peftjax.peft.lora import lora
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
 from peftjax.peft.spec import METHODS, from_data, to_data
+from peftjax.peft.tokens import trainable_tokens
 
 EXAMPLES = [
     lora(), lora(rank=4, alpha=8.0, targets=("q_proj", ".*/v"), dropout=0.1, rslora=True, init="gaussian"),
     lora(layers=(3, 4), name="tone"),
     lora(rank_pattern={"blocks/7/attn/q": 4, "down_proj": 32}, alpha_pattern={".*/(q|v)": 2.0}),
     bottleneck(), houlsby(size=36), scaled_parallel(norm="both"), full(), full(layers=(1,)), bitfit(add=True),
-    norm_only(name="norms"), head_only(),
+    norm_only(name="norms"), head_only(), classifier(labels=("no", "yes"), hidden=False), trainable_tokens(ids=(3, 50), targets="lm_head"),
+    lora(lora_bias=True, ensure_weight_tying=False), full(targets=("embed_tokens",), ensure_weight_tying=False), bitfit(targets="all"),
 ]  # fmt: skip
 
 
