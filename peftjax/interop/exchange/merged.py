@@ -14,13 +14,14 @@ import jax.numpy as jnp
 
 from peftjax.interop.base import Base
 from peftjax.interop.exchange.folder import write_json
-from peftjax.interop.hf import write_directory
+from peftjax.interop.hf import document_from_config, write_directory
 from peftjax.models.decoder import cut
 from peftjax.nn.tree import flatten, get, put, unflatten_like
 from peftjax.peft.classifier import classifier
 from peftjax.peft.merge import merge
 
 SHARD_BYTES = 5 << 30
+ONE_ATTENTION_BIAS = ("llama", "qwen3", "gemma2", "gemma3")  # families whose config.json has one flag for q, k, v and o
 
 
 def write_merged(
@@ -48,6 +49,7 @@ def write_merged(
         config = dataclasses.replace(config, labels=heads[-1].labels)
     if dtype is not None:
         tree = unflatten_like(tree, {path: leaf.astype(jnp.dtype(dtype)) for path, leaf in flatten(tree).items()})
+    document_from_config(config, str(_dtype(tree)))  # refuses before anything is written
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base.tokenizer.write_directory(folder)
@@ -65,8 +67,8 @@ def _with_biases(tree: dict, config: Any) -> tuple[dict, Any]:
     """A merged LoRA bias may stand where the base has none. A config.json knows biases by groups, so the rest of a group gets zeros."""
     groups = {"qkv_bias": ("attn/q", "attn/k", "attn/v"), "out_bias": ("attn/o",), "mlp_bias": ("mlp/gate", "mlp/up", "mlp/down")}
     wanted = {flag for flag, modules in groups.items() if any(get(tree, f"blocks/{module}/bias") is not None for module in modules)}
-    if config.family == "llama" and wanted & {"qkv_bias", "out_bias"}:
-        wanted |= {"qkv_bias", "out_bias"}  # one attention_bias
+    if config.family in ONE_ATTENTION_BIAS and wanted & {"qkv_bias", "out_bias"}:
+        wanted |= {"qkv_bias", "out_bias"}
     for flag in wanted:
         if not getattr(config, flag, True):
             config = dataclasses.replace(config, **{flag: True})
