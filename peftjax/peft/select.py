@@ -96,7 +96,7 @@ def unmatched(pattern: str, modules: list[str]) -> str:
     """The error for a target that names nothing."""
     if pattern in NAMES and NAMES[pattern] == "head":
         return "target 'lm_head' matches nothing: the head is tied to the embedding and there is no place for it; target 'embed_tokens'"
-    near = difflib.get_close_matches(pattern, [*NAMES, *modules], n=3)
+    near = difflib.get_close_matches(pattern, [name for name in (*NAMES, *modules) if name != pattern], n=3)
     hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
     return f"target {pattern!r} matches no kernel{hint} Kernels are {', '.join(modules)}; names are {', '.join(NAMES)}"
 
