@@ -46,7 +46,7 @@ setup(
             "ruff>=0.12,<1",  # the linter that the house style is checked with
         ],
         "evals": [
-            "lm-eval>=0.4.11,<0.5",  # EleutherAI's evaluation harness, whose tasks run on models here
+            "lm-eval>=0.4.13,<0.5",  # EleutherAI's evaluation harness, whose tasks run on models here
         ],
         "gpu": ["jax[cuda13]>=0.10,<0.11"],  # NVIDIA GPUs, CUDA 13
         "tpu": ["jax[tpu]>=0.10,<0.11"],  # Cloud TPUs

@@ -35,7 +35,7 @@ from peftjax.train.adapters import Ready, config_of, ready
 from peftjax.train.assess_report import write_assessment
 from peftjax.train.config import SMOLLM2, default_config, methods, plain
 from peftjax.train.held import Held
-from peftjax.train.inputs import _held, _pick
+from peftjax.train.inputs import hold, pick
 from peftjax.train.memory import peak_memory_bytes
 from peftjax.train.result import write_result
 from peftjax.train.startup import use_compilation_cache
@@ -123,10 +123,10 @@ def assess(config: ConfigDict, workdir: str | Path | None = None, say: Callable[
 def _assess(config: ConfigDict, folder: Path, say: Callable[[str], None], started: float) -> None:
     subject = load_subject(config)
     records, source = load_records(config.data.name, **_options(config))
-    rows = _pick(_split(records, config), config.eval.rows)
+    rows = pick(_split(records, config), config.eval.rows)
     task = _task(config, subject)
     template = Template(prompt=config.data.prompt, response=config.data.response, chat=config.data.chat)
-    everything = _held(rows, task, subject.base.tokenizer, template, config.data.length)
+    everything = hold(rows, task, subject.base.tokenizer, template, config.data.length)
     say(f"{subject.origin}: {len(everything.tokens)} rows of {config.data.name}, loaded at {time.time() - started:.1f} s")
     items = answer(config, subject, task, template, everything, folder / PARTIAL, say)
     order = {record.id: number for number, record in enumerate(records)}
@@ -160,7 +160,7 @@ def answer(
     params, held = subject.params, {}
     evaluator = task.evaluator(subject.model(), subject.base.tokenizer, config, held, say)
     for records in blocks:
-        held["test"] = _held(records, task, subject.base.tokenizer, template, config.data.length)
+        held["test"] = hold(records, task, subject.base.tokenizer, template, config.data.length)
         found = evaluator.run(config.assess.step or 0, "test", nothing(params), params, None)["predictions"]
         block = [
             {"id": record.id, "group": record.group, "lang": record.lang, "prompt": text, "reference": record.response} | item

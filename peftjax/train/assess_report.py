@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peftjax.files import replacing
 from peftjax.train.curves import COLOURS
-from peftjax.train.report import _interval, _verbatim, table
+from peftjax.train.report import interval, table, verbatim
 from peftjax.train.result import read_result
 
 MOST = 40  # domains or languages listed; of more, those with the most rows
@@ -107,7 +107,7 @@ def _rows(groups: Mapping[str, Mapping], metrics: Sequence[str], what: str) -> t
     rows = []
     for name, group in groups.items():
         values = ["" if group.get(key) is None else f"{float(group[key]):.4g}" for key in single]
-        rows.append([name, group["rows"], *(_interval(group["metrics"].get(metric)) for metric in metrics), *values])
+        rows.append([name, group["rows"], *(interval(group["metrics"].get(metric)) for metric in metrics), *values])
     return header, rows
 
 
@@ -128,7 +128,7 @@ def _samples(folder: Path, metrics: Sequence[str]) -> str:
     columns = ("prompt", "reference", "prediction")
     shown = [items[number * len(items) // SAMPLES] for number in range(SAMPLES)] if len(items) > SAMPLES else items
     rows = [
-        [*(_verbatim(item[key]) for key in columns), *(f"{item[name]:.3g}" for name in metrics)] for item in shown
+        [*(verbatim(item[key]) for key in columns), *(f"{item[name]:.3g}" for name in metrics)] for item in shown
     ]
     return f"## Samples\n\n{len(shown)} of {len(items):,} rows, evenly spaced.\n\n" + table([*columns, *metrics], rows)
 

@@ -66,13 +66,13 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1), task
     task = task.learn(splits["train"], template)
     train = task.rows(sources["train"], tokenizer, template, data.length)
     held = {
-        name: _held(_pick(sources[name], config.eval.rows), task, tokenizer, template, data.length)
+        name: hold(pick(sources[name], config.eval.rows), task, tokenizer, template, data.length)
         for name in ("validation", "test") if name in sources
     }
     general = config.eval.general
     if general.name and task.general:
         text, _ = load_records(general.name, **general.options.to_dict())
-        held["general"] = _held(_pick(text, general.rows), task, tokenizer, Template(), general.length)
+        held["general"] = hold(pick(text, general.rows), task, tokenizer, Template(), general.length)
     counts = {name: {"records": len(rows), "groups": len({r.group for r in rows})} for name, rows in splits.items()}
     counts["train"] |= train.report
     for name, rows in held.items():
@@ -82,13 +82,14 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1), task
     return Inputs(batches, held, {"splits": counts, "source": report}, fingerprint, task)
 
 
-def _pick(records: Sequence[Record], count: int) -> list[Record]:
+def pick(records: Sequence[Record], count: int) -> list[Record]:
     """`count` records by the hash of their id: the same ones whatever the order, and more of them extend the choice; 0 is all."""
     order = sorted(records, key=lambda record: hashlib.sha256(record.id.encode()).digest())
     return order[:count] if count else order
 
 
-def _held(records: list[Record], task: Task, tokenizer: Any, template: Template, length: int) -> Held:
+def hold(records: list[Record], task: Task, tokenizer: Any, template: Template, length: int) -> Held:
+    """Records ready for evaluation: tokenised as the task has it, without those that leave nothing to score."""
     tokens = task.rows(records, tokenizer, template, length)
     kept = [records[i] for i in tokens.records]
     return Held(kept, [task.text(record, tokenizer, template) for record in kept], tokens)

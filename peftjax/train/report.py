@@ -106,7 +106,7 @@ def _metrics(evaluations: Sequence[Mapping], unit: str) -> str:
     for name in dict.fromkeys(name for evaluation in compared for name in evaluation.get("metrics") or {}):
         found = [(evaluation.get("metrics") or {}).get(name) for evaluation in compared]
         change = f"{100 * (float(found[1]['mean']) - float(found[0]['mean'])):+.1f}" if len(found) == 2 and all(found) else ""
-        rows.append([name.replace("_", " ") + " (%)", *map(_interval, found), change, (found[-1] or found[0])["n"]])
+        rows.append([name.replace("_", " ") + " (%)", *map(interval, found), change, (found[-1] or found[0])["n"]])
     for name in dict.fromkeys([*LOSSES, *(name for evaluation in compared for name in evaluation)]):
         found = [evaluation.get(name) for evaluation in compared]
         if name not in NOT_MEASURED and any(value is not None for value in found):
@@ -120,7 +120,7 @@ def _metrics(evaluations: Sequence[Mapping], unit: str) -> str:
     return f"## Metrics\n\n{table(header, rows)}\n\n{note}"
 
 
-def _interval(metric: Mapping | None) -> str:
+def interval(metric: Mapping | None) -> str:
     """`63.2 [59.1, 67.0]`."""
     if metric is None:
         return ""
@@ -141,8 +141,8 @@ def _samples(predictions: Sequence[Mapping]) -> str:
         return ""
     shown = [predictions[number * len(predictions) // SAMPLES] for number in range(SAMPLES)] \
         if len(predictions) > SAMPLES else predictions
-    rows = [[*(_verbatim(one[key]) for key in ("prompt", "reference")),
-             *(_verbatim(one.get(key)) + _mark(one.get(f"exact_match_{key}")) for key in ("before", "after"))]
+    rows = [[*(verbatim(one[key]) for key in ("prompt", "reference")),
+             *(verbatim(one.get(key)) + _mark(one.get(f"exact_match_{key}")) for key in ("before", "after"))]
             for one in shown]
     changed = [(float(one["exact_match_before"]), float(one["exact_match_after"])) for one in predictions
                if None not in (one.get("exact_match_before"), one.get("exact_match_after"))]
@@ -197,7 +197,7 @@ def _bytes(count) -> str:
     return f"{count:.0f} bytes"
 
 
-def _verbatim(text: str | None) -> str:
+def verbatim(text: str | None) -> str:
     """A text from data or model as code, so that nothing in it is taken for markup; a long one is cut and counted."""
     if not text:
         return "" if text is None else "(empty)"

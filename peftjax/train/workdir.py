@@ -45,7 +45,6 @@ class WorkDir:
         except BlockingIOError as error:
             raise RuntimeError(f"another process is at work in {self.path}; wait for it, or name another --workdir") from error
         self._claim(config)
-        (self.path / "evaluations").mkdir(exist_ok=True)
 
     def _claim(self, config: Any) -> None:
         stored = self.path / "config.json"
