@@ -102,15 +102,17 @@ def node(arrays: tuple[str, ...], static: tuple[str, ...] = ()):
     return register
 
 
-@node(arrays=("base",))
+@node(arrays=("base",), static=("apart",))
 @dataclasses.dataclass(frozen=True)
 class Tied(Kernel):
     """The transposed embedding in the place of a head: what a head adapter wraps on a base with tied weights.
 
-    base: the embedding [V, D]; the logical shape is [D, V]. It shares the embedding's buffer.
+    base: the embedding [V, D]; the logical shape is [D, V]. It shares the embedding's buffer. apart: names of the embedding's adapters
+    that the head does not follow; while one of them is there, so is this.
     """
 
     base: Any
+    apart: tuple[str, ...] = ()
 
     @property
     def shape(self):

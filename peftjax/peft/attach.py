@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 
 from peftjax.nn.kernels import Entry, Kernel, Tied
-from peftjax.nn.tree import flatten, get, put, walk
+from peftjax.nn.tree import flatten, put, walk
 from peftjax.peft.select import cuts
 
 
@@ -56,7 +56,7 @@ def names_in(value: Any) -> set[str]:
     if isinstance(value, Entry):
         return {value.name}
     if isinstance(value, Kernel):
-        own = {value.name} if hasattr(value, "name") else set()
+        own = {value.name} if hasattr(value, "name") else set(getattr(value, "apart", ()))
         return own | names_in(getattr(value, "base", None))
     return set()
 
@@ -75,8 +75,6 @@ def detach(params: dict, names: Iterable[str] | None = None) -> dict:
     for path, value in list(walk(params)):
         if names_in(value) & names:
             params = put(params, path, _strip(value, names))
-    if isinstance(get(params, "head/kernel"), Tied) and not names_in(get(params, "embed/embedding")):
-        params = put(params, "head/kernel", None)  # it kept the head apart from an adapted embedding
     return params
 
 
@@ -85,10 +83,12 @@ def _strip(value: Any, names: set[str]) -> Any:
     if isinstance(value, Entry):
         return None if value.name in names else value
     left = _unwrap(value, names)
-    return None if isinstance(left, Tied) else left
+    return None if isinstance(left, Tied) and not left.apart else left
 
 
 def _unwrap(value: Any, names: set[str]) -> Any:
+    if isinstance(value, Tied):
+        return dataclasses.replace(value, apart=tuple(name for name in value.apart if name not in names))
     if not isinstance(value, Kernel) or not hasattr(value, "name"):
         return value
     base = _unwrap(value.base, names)

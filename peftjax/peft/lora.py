@@ -136,7 +136,7 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             params = with_head(params)
         targets = select(params, self.targets, self.layers)
         if not self.ensure_weight_tying and any(t.logical == "embed/embedding" for t in targets):
-            params = with_head(params)
+            params = with_head(params, apart=self.name)
         require_used(self.rank_pattern, targets, "rank_pattern")
         require_used(self.alpha_pattern, targets, "alpha_pattern")
         for target in targets:

@@ -92,7 +92,7 @@ class full:  # noqa: N801
             params = with_head(params)
         chosen = select(params, self.targets, self.layers, names)
         if not self.ensure_weight_tying and any(t.logical == "embed/embedding" for t in chosen):
-            params = with_head(params)
+            params = with_head(params, apart=self.name)
         return _train(params, chosen, self.name, "full()")
 
 

@@ -5,6 +5,7 @@ A target is a regular expression over the logical path of a module (`blocks/attn
 Every target of a list must match something: a rule that matches nothing is an error.
 """
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
@@ -162,16 +163,30 @@ def require_used(patterns: dict[str, Any], targets: list[Target], what: str) -> 
             raise ValueError(f"{what} {pattern!r} matches none of the targets {', '.join(modules)}")
 
 
-def with_head(params: dict) -> dict:
+def with_head(params: dict, apart: str | None = None) -> dict:
     """The tree with a place for a head of its own: where the head is tied, `head/kernel` reads the embedding as it was before any
-    adapter, so that it does not matter which of the two is adapted first."""
+    adapter, so that it does not matter which of the two is adapted first.
+
+    Args:
+        apart: name of an adapter of the embedding that the head must not follow, even when no other adapter of the head is left.
+    """
     is_encoder = get(params, "type_embed/embedding") is not None  # its head, where it has one, tells classes apart and not tokens
-    if get(params, "head/kernel") is not None or get(params, "embed/embedding") is None or is_encoder:
+    if get(params, "embed/embedding") is None or is_encoder:
         return params
+    if get(params, "head/kernel") is not None:
+        return params if apart is None else put(params, "head/kernel", _apart(get(params, "head/kernel"), apart))
     embedding = get(params, "embed/embedding")
     while isinstance(embedding, Kernel) and hasattr(embedding, "name"):
         embedding = embedding.base
-    return put(params, "head/kernel", Tied(embedding))
+    return put(params, "head/kernel", Tied(embedding, () if apart is None else (apart,)))
+
+
+def _apart(head: Any, name: str) -> Any:
+    """A head whose tie, where it has one underneath, knows the adapter."""
+    if isinstance(head, Tied):
+        return dataclasses.replace(head, apart=tuple(sorted({*head.apart, name})))
+    base = getattr(head, "base", None)
+    return dataclasses.replace(head, base=_apart(base, name)) if isinstance(base, Kernel) else head
 
 
 def sibling(params: dict, path: str, name: str) -> Any:

@@ -63,7 +63,7 @@ APART = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1)])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_a_tied_head_that_was_kept_apart_is_tied_again_when_nothing_needs_it(order):
     """After each step, what is left computes what it does alone."""
     params, left = moved(attach(base(TIED), APART, KEY)), {method.name for method in APART}
@@ -72,6 +72,16 @@ def test_a_tied_head_that_was_kept_apart_is_tied_again_when_nothing_needs_it(ord
         params = detach(params, [APART[index].name])
         equal_trees(params, moved(attach(base(TIED), [m for m in APART if m.name in left], KEY)) if left else base(TIED))
     assert jax.tree.structure(params) == jax.tree.structure(base(TIED)) and "head" not in params
+
+
+def test_a_head_follows_those_adapters_of_the_embedding_that_it_is_tied_to():
+    """Whatever came and went meanwhile."""
+    follows = lora(rank=2, targets="embed_tokens", name="both")
+    alone = moved(attach(base(TIED), [follows], KEY))
+    for order in ([follows, *APART], [*APART, follows]):
+        params = detach(moved(attach(base(TIED), order, KEY)), ["in", "out", "rows"])
+        equal_trees(params, alone)
+        assert jax.tree.structure(params) == jax.tree.structure(alone)
 
 
 def test_a_saved_embedding_apart_from_its_head_leaves_no_trace():
