@@ -25,9 +25,11 @@ import transformers
 def load_base(folder: Path) -> torch.nn.Module:
     """A causal model of a directory in the layout of transformers 4 or 5."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    rope = json.loads((folder / "config.json").read_text()).get("rope_parameters")
-    if rope:
-        config.rope_theta = rope["rope_theta"]  # transformers 4 would take its default
+    rope = json.loads((folder / "config.json").read_text()).get("rope_parameters") or {}
+    if "rope_theta" in rope:  # transformers 4 looks for these under other names; settings by layer type are for 5 alone
+        config.rope_theta = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default" and transformers.__version__.startswith("4."):
+            config.rope_scaling = rope
     return transformers.AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
 
 

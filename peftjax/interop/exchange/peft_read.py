@@ -20,7 +20,7 @@ from peftjax.interop.exchange.adapter import LISTED, Adapter, Piece
 from peftjax.interop.exchange.folder import open_tensors, read_json
 from peftjax.interop.exchange.lora_methods import Found, by_layers, lora_methods, named
 from peftjax.interop.exchange.modules import Modules, logical
-from peftjax.interop.exchange.peft_rules import pattern_value, saved, targeted
+from peftjax.interop.exchange.peft_rules import TIED, pattern_value, saved, targeted
 from peftjax.interop.exchange.tensors import Tensor, read_float32, split_key
 from peftjax.peft.classifier import classifier
 from peftjax.peft.parts import bitfit, full
@@ -56,7 +56,7 @@ def _check_config(config: Mapping[str, Any], origin: str) -> None:
     problems = [f"{name}: {what}" for name, what in t.REFUSED.items() if config.get(name)]
     for name, value in config.items():
         if name not in t.READ and name not in t.REFUSED and value not in (None, False, {}, [], ""):
-            problems.append(f"{name} = {str(value)[:60]!r}, which is not known here{did_you_mean(name, t.READ)}")
+            problems.append(f"{name} = {str(value)[:60]!r}, which is not known here{did_you_mean(name, {*t.READ, *t.REFUSED})}")
     if t.MUTATING(config.get("init_lora_weights")):
         problems.append(
             f"init_lora_weights {config['init_lora_weights']!r}: the factors fit a base that was changed when training began. Save it in "
@@ -214,10 +214,10 @@ class _Reader:
 
     def _tied_duplicates(self) -> set[str]:
         """With ensure_weight_tying PEFT writes what it holds once under both names; the head's copy is checked and left out."""
-        tied = getattr(self.modules.config, "tied", False) and self.config.get("ensure_weight_tying")
-        (head,) = (name for name, paths in self.modules.ours.items() if paths == ["head"]) if tied else ("",)
-        (embed,) = (name for name, paths in self.modules.ours.items() if paths == ["embed"]) if tied else ("",)
-        if not tied or head not in self.arrays or embed not in self.arrays:
+        if not self._ensures():
+            return set()
+        head, embed = self.modules.theirs["head"].name, self.modules.theirs["embed"].name
+        if head not in self.arrays or embed not in self.arrays:
             return set()
         pairs = {"lora_A.weight": ("lora_embedding_B", True), "lora_B.weight": ("lora_embedding_A", True), "weight": ("weight", False)}
         for suffix, entry in self.arrays[head].items():
@@ -245,9 +245,12 @@ class _Reader:
 
     def _ensured(self) -> set[str]:
         """Modules that ensure_weight_tying names beside or instead of what the tensors say."""
-        if not self.config.get("ensure_weight_tying"):
-            return set()
-        return {name for name, paths in self.modules.ours.items() if paths in (["head"], ["embed"])}
+        return {self.modules.theirs[ours].name for ours in ("head", "embed")} if self._ensures() else set()
+
+    def _ensures(self) -> bool:
+        """Whether the embedding's adapter takes the tied head with it."""
+        tied = getattr(self.modules.config, "tied", False) and self.modules.theirs["embed"].name.endswith(TIED)
+        return bool(tied and self.config.get("ensure_weight_tying"))
 
     def _check_copies(self) -> None:
         for name, copy in self.copies:
@@ -276,7 +279,8 @@ class _Reader:
         if not found:
             return ()
         default = Found(self.config.get("r", 8), self.config.get("lora_alpha", 8))
-        return lora_methods(found, self.modules.config.layers, default, **{f.ours: f.read(self.config) for f in t.LORA_FIELDS})
+        settings = {f.ours: f.read(self.config) for f in t.LORA_FIELDS} | {"ensure_weight_tying": self._ensures()}
+        return lora_methods(found, self.modules.config.layers, default, **settings)
 
     def _saved_methods(self, paths: list[str]) -> tuple[Any, ...]:
         if not paths:
@@ -291,7 +295,7 @@ class _Reader:
             others = [path for path in paths if path not in ("head", "pool")]
             return (head, *self._saved_methods(others))
         targets = tuple(sorted({named(logical(path)) for path in paths}))
-        return (full(targets=targets, ensure_weight_tying=bool(self.config.get("ensure_weight_tying"))),)
+        return (full(targets=targets, ensure_weight_tying=self._ensures()),)
 
     def _bias_methods(self, paths: list[str]) -> tuple[Any, ...]:
         mode = self.config.get("bias") or "none"

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEADS = ("lm_head", "score", "classifier")
+TIED = "embed_tokens"  # the name by which ensure_weight_tying knows an embedding; under another (GPT-2's wte) it does nothing
 
 
 def targeted(names: Sequence[str], linear: Sequence[str], config: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.folder import write_json, write_tensors
 from peftjax.interop.exchange.modules import Modules
-from peftjax.interop.exchange.peft_rules import pattern_value, targeted
+from peftjax.interop.exchange.peft_rules import TIED, pattern_value, targeted
 from peftjax.interop.exchange.tensors import Tensor, fuse, trimmed
 from peftjax.peft.lora import lora
 
@@ -122,7 +122,8 @@ class _Writer:
                 self.bias.append(name)
 
     def tie(self, adapter: Adapter) -> None:
-        """With tied weights and ensure_weight_tying PEFT holds the embedding's adapter under the head's name too."""
+        """What a tied head takes over from the embedding stands under the head's name too, as PEFT has it with ensure_weight_tying; where
+        PEFT does not know the embedding by its name, the head is a target of its own with the same values."""
         embed, head = self.modules.theirs["embed"].name, self.modules.theirs.get("head")
         if not (getattr(self.modules.config, "tied", False) and self._ensures(adapter)) or head is None:
             return
@@ -133,6 +134,12 @@ class _Writer:
             self.put(head.name, "lora_B.weight", first["lora_embedding_A"].T)
         if "weight" in first:
             self.put(head.name, "weight", first["weight"])
+        if not embed.endswith(TIED):
+            self._tied = False
+            if embed in self.ranks:
+                self.ranks[head.name], self.alphas[head.name] = self.ranks[embed], self.alphas[embed]
+            if embed in self.saved:
+                self.saved.append(head.name)
 
     def config(self, base_uri: str, task: str) -> dict[str, Any]:
         """The content of adapter_config.json."""
