@@ -39,7 +39,7 @@ def write_merged(
         TypeError: something has no dense form, with its path.
         ValueError: the merged tree is none that a config.json of this family can describe.
     """
-    tree = cut(merge(params), base.config, ())
+    tree = cut(_with_equal_stacks(merge(params)), base.config, ())
     config = base.config
     if getattr(config, "tied", False) and get(tree, "head/kernel") is not None:
         config = dataclasses.replace(config, tied=False)
@@ -61,6 +61,17 @@ def write_merged(
     if not hasattr(config, "labels"):
         write_json(folder / "generation_config.json", generation)
     write_directory(folder, config, tree, shard_bytes=shard_bytes)
+
+
+def _with_equal_stacks(tree: dict) -> dict:
+    """The tree with zeros for each bias that stands in other parts of a cut stack only, so that the parts can be joined."""
+    stacks = {name: flatten(stack) for name, stack in tree.items() if name.startswith("blocks")}
+    biases = {path: leaf for flat in stacks.values() for path, leaf in flat.items() if path.endswith("/bias")}
+    for name, flat in stacks.items():
+        for path in biases.keys() - flat.keys():
+            layers = next(iter(flat.values())).shape[0]
+            tree = put(tree, f"{name}/{path}", jnp.zeros((layers, *biases[path].shape[1:]), biases[path].dtype))
+    return tree
 
 
 def _with_biases(tree: dict, config: Any) -> tuple[dict, Any]:

@@ -12,7 +12,8 @@ from tiny import moved
 from peftjax.interop import hf
 from peftjax.interop.base import Base, load_base, load_params
 from peftjax.interop.exchange.merged import write_merged
-from peftjax.peft import attach, classifier, full, lora, pfeiffer
+from peftjax.models.decoder import cut
+from peftjax.peft import attach, bitfit, classifier, full, lora, pfeiffer
 from peftjax.peft.tokens import trainable_tokens
 
 MERGED = (
@@ -65,6 +66,27 @@ def test_a_bias_behind_any_lora_is_a_bias_of_its_group(target, tmp_path):
     biases = {p: again.params["blocks"][p.partition("/")[0]][p.partition("/")[2]]["bias"] for p in
               (["attn/q", "attn/k", "attn/v", "attn/o"] if attention else ["mlp/gate", "mlp/up", "mlp/down"])}  # fmt: skip
     assert {path for path, bias in biases.items() if np.any(bias)} == {module}
+
+
+ON_SOME_LAYERS = (
+    lora(rank=2, lora_bias=True, targets="o_proj", layers=(1,)), bitfit(targets="o_proj", add=True, layers=(1,)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ON_SOME_LAYERS, ids=lambda method: type(method).__name__)
+def test_a_bias_on_some_layers_is_zero_on_the_others(method, tmp_path):
+    on, found = base("llama"), golden("peft", "plain")
+    llama = moved(attach(cut(on.params, on.config, (1, 1)), [method], jax.random.key(0)))
+    write_merged(tmp_path / "out", on, llama)
+    again = reopened(tmp_path / "out", "llama")
+    wanted = forward(on.config, llama, found, (1, 1))
+    np.testing.assert_allclose(forward(again.config, again.params, found), wanted, atol=1e-4)
+    assert not np.allclose(wanted, forward(on.config, on.params, found), atol=1e-2)
+    bias = again.params["blocks"]["attn"]["o"]["bias"]
+    assert [layer for layer in range(on.config.layers) if np.any(bias[layer])] == [1]
+    qwen2 = moved(attach(cut(base("qwen2").params, base("qwen2").config, (1, 1, 1)), [method], jax.random.key(0)))
+    with pytest.raises(ValueError, match="a config.json of Qwen2ForCausalLM cannot say out_bias=True"):
+        write_merged(tmp_path / "qwen2", base("qwen2"), qwen2)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "qwen3"])
