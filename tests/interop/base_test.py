@@ -57,6 +57,18 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path):
         base.load_base(tmp_path)
 
 
+def test_added_tokens_beyond_the_embedding_are_left_out_with_a_warning(tmp_path):
+    """As of Gemma 3 for text alone, whose tokenizer has one for images."""
+    tiny_checkpoint.write(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    document["added_tokens"].append(document["added_tokens"][0] | {"id": 300, "content": "<image_soft_token>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.warns(UserWarning, match=r"has only 300 rows; left out of the tokenizer: '<image_soft_token>' \(300\)"):
+        loaded = base.load_base(tmp_path)
+    assert loaded.tokenizer.fingerprint == tiny_tokenizer.tokenizer().fingerprint
+    assert max(loaded.tokenizer.encode("<image_soft_token>")) < 300
+
+
 def test_a_gguf_file_without_tokenizer_is_refused(tmp_path):
     tiny_checkpoint.write(tmp_path)
     file = tiny_gguf.write_gguf(tmp_path / "x.gguf", tmp_path)

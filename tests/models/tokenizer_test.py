@@ -117,6 +117,33 @@ def test_fingerprint_depends_on_vocabulary_special_tokens_and_template():
     assert Tokenizer(backend, {"eos_token": "<|im_end|>"}, template).fingerprint == same.fingerprint
 
 
+@pytest.mark.parametrize("doubled", [False, True], ids=["added", "added and in the vocabulary"])
+def test_without_its_last_tokens_a_tokenizer_is_what_it_was_before_they_were_added(doubled):
+    before, document = tiny_tokenizer.tokenizer(), json.loads(tiny_tokenizer.backend().to_str())
+    document["added_tokens"].append(document["added_tokens"][0] | {"id": 300, "content": "<image>"})
+    if doubled:
+        document["model"]["vocab"]["<image>"] = 300
+    after = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(document)), {**before.special, "pad_token": "<image>"}, before.chat_template)
+    assert (after.vocab_size, after.pad_id) == (301, 300)
+    assert after.without([300]).fingerprint == before.fingerprint != after.fingerprint
+    messages = [{"role": "user", "content": "<image>"}]
+    assert after.without([300]).encode_chat(messages) == before.encode_chat(messages)
+
+
+def test_the_last_tokens_of_a_vocabulary_with_scores():
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram([("<unk>", 0.0), ("a", -1.0), ("<image>", -2.0)], unk_id=0))
+    backend.add_special_tokens(["<image>"])
+    tokenizer = Tokenizer(backend).without([2])
+    assert (tokenizer.vocab_size, tokenizer.encode("a"), tokenizer.control_ids) == (2, [1], {})
+
+
+def test_a_tokenizer_needs_the_tokens_that_it_puts_around_each_text():
+    tokenizer = Tokenizer.from_directory(golden_tokenizers.FOLDER / "bert")
+    separator = tokenizer.control_ids["[SEP]"]
+    with pytest.raises(ValueError, match=rf"the tokenizer puts '\[SEP\]' \({separator}\) around each text"):
+        tokenizer.without([separator])
+
+
 def test_a_directory_is_read_as_it_was_written(tmp_path):
     tokenizer = tiny_tokenizer.tokenizer()
     tokenizer.write_directory(tmp_path)
