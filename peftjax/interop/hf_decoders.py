@@ -46,7 +46,8 @@ def config_from_document(document: Document, family: str, origin: str) -> Decode
         ValueError: a setting that is not supported, or a size that is not given.
     """
     architecture = document["architectures"][0]
-    if architecture == "Gemma3ForConditionalGeneration":  # of text and images: the text part has a document of its own
+    multimodal = architecture == "Gemma3ForConditionalGeneration"
+    if multimodal:  # the text part has a document of its own
         document = document.get("text_config") or {}
         architecture = "Gemma3ForCausalLM"
     dialect = DIALECTS[architecture]
@@ -80,16 +81,18 @@ def config_from_document(document: Document, family: str, origin: str) -> Decode
         "rope_scaling": scaling,
         "local_rope_base": local_base,
         "rotary_size": None if turned == 1.0 else int(head_size * turned),
+        "multimodal": multimodal,
     }
     return DecoderConfig(**fields | dialect.read(document))
 
 
 def document_from_config(config: DecoderConfig, dtype: str) -> dict[str, Any]:
-    """The content of a config.json that transformers 4 and 5 read.
+    """The content of a config.json that transformers 4 and 5 read. Of a model of text and images it is that of the text part alone.
 
     Raises:
         ValueError: the config says what a config.json of its family cannot.
     """
+    config = dataclasses.replace(config, multimodal=False)
     # Of Llama's two only Mistral's code looks at sliding_window.
     architecture = "MistralForCausalLM" if config.family == "llama" and config.window else family_named(config.family).hf[0]
     dialect = DIALECTS[architecture]

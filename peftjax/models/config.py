@@ -43,6 +43,7 @@ class DecoderConfig:
         attention_softcap, logit_softcap: c in c tanh(x / c) of scores and logits; None is no cap.
         embedding_scale: embeddings are multiplied by this where they enter the stream, not in a tied head.
         gated: the MLP is down(act(gate(h)) * up(h)); else down(act(up(h))).
+        multimodal: it is the text part of a model of text and images, whose modules have other names; nothing is computed otherwise.
     """
 
     vocab_size: int
@@ -76,6 +77,7 @@ class DecoderConfig:
     logit_softcap: float | None = None
     embedding_scale: float = 1.0
     gated: bool = True
+    multimodal: bool = False
 
     def __post_init__(self):
         if self.layers < 1:

@@ -82,12 +82,15 @@ class Modules:
         return f"{logical(path)}/bias" in self.weights
 
     def shortest(self, names: Iterable[str], dotted: bool, among: Iterable[str]) -> list[str]:
-        """Names of theirs as a list of endings that hits these modules of `among` and no other, or whole names where no ending does.
+        """Names of theirs as a list of endings that hits these modules of `among` and no other, or whole names where no ending does, and
+        on the text part of a model of text and images, whose other modules, not listed here, have the same endings.
 
         Args:
             dotted: an ending begins behind a dot, as in target_modules; otherwise anywhere, as in modules_to_save.
         """
         names, among = set(names), list(among)
+        if getattr(self.config, "multimodal", False):
+            return sorted(names)
         left, chosen = set(names), []
         for name in sorted(names):
             ending = name.rpartition(".")[2]

@@ -11,6 +11,7 @@ Names and layouts are data: a reader, a writer and an exchange of adapters all g
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -148,8 +149,10 @@ def hf_modules(family: Family, config: Any) -> dict[str, Module]:
     """The Hugging Face module of each module of ours that carries weights.
 
     Ours are written with the layer's number: `blocks/7/attn/q`, `blocks/7/attn_norm`, `embed`, `final_norm`. `head` is listed
-    on a tied base too, as adapters may be attached to it there.
+    on a tied base too, as adapters may be attached to it there. Of a model of text and images the names are those within the whole:
+    `model.language_model.layers.7.self_attn.q_proj` and `lm_head`, as transformers 5 has them.
     """
+    prefix = "model.language_model." if getattr(config, "multimodal", False) else "model."
     modules = {}
     for weight in family.weights:
         path, _, leaf = weight.path.rpartition("/")
@@ -159,5 +162,6 @@ def hf_modules(family: Family, config: Any) -> dict[str, Module]:
         conv1d = leaf == "kernel" and not weight.hf.transpose
         for layer, name in enumerate(weight.names("hf", config)):
             ours = path.replace("blocks/", f"blocks/{layer}/", 1) if weight.stacked else path
-            modules[ours] = Module(name.removesuffix(".weight"), bounds and bounds[:2], conv1d)
+            theirs = re.sub(r"^model\.", prefix, name.removesuffix(".weight"))
+            modules[ours] = Module(theirs, bounds and bounds[:2], conv1d)
     return modules

@@ -1,5 +1,7 @@
 """Names of modules in both directions: nothing is lost, sizes are those of the weights, and endings hit what they are meant to."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from golden_bases import GOLDEN, base
@@ -70,6 +72,24 @@ def test_an_unknown_module_is_answered_with_the_nearest():
 def test_paths_and_layers():
     assert (logical("blocks/17/attn/q"), layer_of("blocks/17/attn/q")) == ("blocks/attn/q", 17)
     assert (logical("embed"), layer_of("embed")) == ("embed", None)
+
+
+def test_the_text_part_of_a_model_of_text_and_images():
+    """Names as transformers 5.23 lists them for a Gemma3ForConditionalGeneration; its vision tower has a q_proj in each layer too."""
+    alone = modules_of("gemma3")
+    within = Modules.of(dataclasses.replace(base("gemma3").config, multimodal=True))
+    assert within.theirs["blocks/1/attn/q"].name == "model.language_model.layers.1.self_attn.q_proj"
+    assert [within.theirs[path].name for path in ("embed", "final_norm", "head")] == [
+        "model.language_model.embed_tokens", "model.language_model.norm", "lm_head"
+    ]  # fmt: skip
+    assert {name.replace("model.language_model.", "model."): paths for name, paths in within.ours.items()} == alone.ours
+    q = sorted(name for name in within.ours if name.endswith("q_proj"))
+    vision = [f"model.vision_tower.encoder.layers.{n}.self_attn.q_proj" for n in range(2)]
+    for dotted in (True, False):
+        assert alone.shortest([name.replace("language_model.", "") for name in q], dotted, alone.ours) == ["q_proj"]
+        entries = within.shortest(q, dotted, within.ours)
+        hit = [name for name in [*within.ours, *vision] if saved(entries, name)]
+        assert sorted(hit) == sorted(targeted([*within.ours, *vision], (), {"target_modules": entries})) == q
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "roberta"])
