@@ -58,6 +58,10 @@ class TokenRows(Kernel):
         rows = self.rows.astype(base.dtype)
         return base.at[:, self.ids].set(rows.T) if self.of_head else base.at[self.ids].set(rows)
 
+    def merged_bias(self):
+        below = self.base.merged_bias() if isinstance(self.base, Kernel) else None
+        return below.at[..., self.ids].set(0) if below is not None and self.of_head else below
+
     def _over_columns(self, logits, x):
         return logits.at[..., self.ids].set(attend(x, self.rows))
 

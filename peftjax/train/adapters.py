@@ -7,6 +7,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Ready:
         config: of the run, or the defaults.
         origin: for people: a run's folder, an adapter's directory, or the base's URI.
         lineage: where the adapter comes from, as plain data.
+        notes: what was left out or derived on purpose when it was read.
     """
 
     base: Base
@@ -48,6 +50,7 @@ class Ready:
     config: ConfigDict
     origin: str
     lineage: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     def model(self) -> Decoder | Encoder:
         """The model to apply to `params`."""
@@ -84,7 +87,10 @@ def of_adapter(folder: str, base_uri: str, other_base: bool = False) -> Ready:
     """A base with the adapter of a directory. Errors as in `peftjax.interop.exchange.load.read_adapter`."""
     base = load_base(base_uri, dtype=precision("auto").name)
     loaded = load_adapter(folder, base, other_base=other_base)
-    return Ready(base, loaded.params, loaded.segments, loaded.methods, default_config(), folder, dict(loaded.adapter.lineage))
+    for note in loaded.adapter.notes:
+        print(f"note: {folder}: {note}", file=sys.stderr, flush=True)
+    lineage, notes = dict(loaded.adapter.lineage), loaded.adapter.notes
+    return Ready(base, loaded.params, loaded.segments, loaded.methods, default_config(), folder, lineage, notes)
 
 
 def of_run(run: str | Path, step: int | None = None) -> Ready:

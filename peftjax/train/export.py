@@ -18,7 +18,7 @@ from peftjax.interop.exchange.adapterhub_write import write_adapterhub
 from peftjax.interop.exchange.gguf_lora import write_gguf_lora
 from peftjax.interop.exchange.lint import as_table, lint
 from peftjax.interop.exchange.load import adapt, read_adapter
-from peftjax.interop.exchange.manifest import manifest, write_manifest
+from peftjax.interop.exchange.manifest import FILE, manifest, write_manifest
 from peftjax.interop.exchange.merged import write_merged
 from peftjax.interop.exchange.native import write_native
 from peftjax.interop.exchange.peft_write import write_peft
@@ -39,11 +39,13 @@ def export(
         ready: a base with an adapter.
         to: folder of the exports.
         name: of the adapter, where there are several; also its name in AdapterHub.
-        dtype: of tensors in other tools' forms and of merged weights; default float32, and the base's own for merged weights.
+        dtype: of tensors in other tools' forms and of merged weights; default float32, and the base's own for merged weights. llama.cpp's
+            file has no bfloat16 and is float32 then.
         say: is told of each form what became of it.
 
     Raises:
         ValueError: an unknown form or dtype, no adapter, or a form that was asked for and cannot hold it.
+        FileExistsError: something else stands where a form would go.
     """
     unknown = [form for form in forms if form not in FORMS]
     if unknown:
@@ -59,15 +61,18 @@ def export(
     writers = _writers(ready, adapter, name, dtype)
     written, folder = [], Path(to)
     for form in forms or FORMS:
+        refuse_foreign(folder / form)
+    for form in forms or FORMS:
         try:
             path = writers[form](folder)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             if forms:
                 raise ValueError(f"form {form}: {error}") from error
             say(f"{form:10}  not written: {str(error).splitlines()[0]}")
             continue
         written.append(path)
-        say(f"{form:10}  {path}")
+        hint = '  (load_adapter(..., use_safetensors=True))' if form == "adapterhub" else ""
+        say(f"{form:10}  {path}{hint}")
     table = as_table(lint(adapter, ready.base.config))
     with replacing(folder / "servers.md") as partial:
         partial.write_text(table + "\n", "utf-8")
@@ -80,7 +85,11 @@ def import_adapter(folder: str | Path, base, to: str | Path, other_base: bool = 
 
     Raises:
         FileNotFoundError, ValueError: as `read_adapter`.
+        FileExistsError: something else stands at `to`.
     """
+    refuse_foreign(Path(to))
+    if Path(to).resolve() == Path(folder).resolve():
+        raise ValueError(f"{to} holds the adapter itself; name another folder to import it into")
     adapter = read_adapter(folder, base, other_base)
     adapt(base, adapter, origin=str(folder))  # whether it fits is seen here, before anything is written
     if other_base:  # from now on it belongs to this one
@@ -88,6 +97,12 @@ def import_adapter(folder: str | Path, base, to: str | Path, other_base: bool = 
     with replacing_folder(Path(to)) as partial:
         write_native(partial, adapter, base)
     return adapter
+
+
+def refuse_foreign(target: Path) -> None:
+    """Raises FileExistsError if something stands at `target` that no export of this library left there: it would be replaced."""
+    if target.exists() and not (target.is_dir() and ((target / FILE).is_file() or not any(target.iterdir()))):
+        raise FileExistsError(f"{target} exists and is no export of peftjax (it has no {FILE}); name another folder, or move it away")
 
 
 def _writers(ready: Ready, adapter: Adapter, name: str, dtype: str | None) -> dict[str, Callable[[Path], Path]]:
@@ -109,7 +124,10 @@ def _writers(ready: Ready, adapter: Adapter, name: str, dtype: str | None) -> di
 
     def merged(folder):
         with replacing_folder(folder / "merged") as partial:
-            write_merged(partial, base, activate(ready.params, [name]), ready.methods, dtype)
+            try:
+                write_merged(partial, base, activate(ready.params, [name]), ready.methods, dtype)
+            except TypeError as error:  # what `merge` says of a piece without a dense form
+                raise ValueError(str(error)) from error
             files = sorted(path.name for path in partial.iterdir())
             write_manifest(partial, about | {"format": "peftjax merged base"}, files)
         return folder / "merged"
@@ -117,7 +135,7 @@ def _writers(ready: Ready, adapter: Adapter, name: str, dtype: str | None) -> di
     def gguf(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "lora.gguf") as partial:
-            write_gguf_lora(partial, adapter, base.config, name=name, base_uri=uri)
+            write_gguf_lora(partial, adapter, base.config, name=name, base_uri=uri, dtype="float16" if dtype == "float16" else "float32")
         return folder / "lora.gguf"
 
     task = "SEQ_CLS" if hasattr(base.config, "labels") else "CAUSAL_LM"

@@ -73,6 +73,8 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
     base_size = size(base.params)
     say(f"base {base.uri}: {base_size[0]:,} parameters, loaded at {time.time() - started:.1f} s")
     config, start = with_start(config, base)
+    for note in start.notes if start is not None else ():
+        say(f"note: {config.adapter.path}: {note}")
     inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()), task_for(config, base.config))
     task = inputs.task
     say(f"data {config.data.name}: {inputs.report['splits']}, {inputs.train.steps_per_epoch} steps an epoch")

@@ -170,8 +170,7 @@ def _write(folder: Path, case: Case, base: Base, params: Any, methods: tuple[Any
     if case.form == "peft":
         write_peft(folder, adapter, base.config, "base", "CAUSAL_LM" if _decoder(base) else "SEQ_CLS")
     elif case.form == "adapterhub":
-        flexible = dataclasses.replace(adapter, lineage={"head": "" if _decoder(base) else "flexible"})
-        write_adapterhub(folder, flexible, base.config, "task", "base")
+        write_adapterhub(folder, adapter, base.config, "task", "base")
     else:
         tokenizer = base.tokenizer or _no_tokenizer(base)
         write_merged(folder, dataclasses.replace(base, tokenizer=tokenizer), params)

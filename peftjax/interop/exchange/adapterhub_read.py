@@ -65,7 +65,7 @@ def read_adapterhub(folder: str | Path, base_config: Any, base_params: Any = Non
         "head": head.form,
     }
     return Adapter(
-        (*methods, *head.methods), pieces | dict(head.pieces), dtype=reader.dtypes.most_common(1)[0][0], lineage=lineage,
+        (*methods, *head.methods), pieces | dict(head.pieces), dtype=next(iter(reader.dtypes), "float32"), lineage=lineage,
         notes=(*reader.notes, *head.notes),
     )
 

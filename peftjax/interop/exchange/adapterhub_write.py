@@ -16,7 +16,7 @@ import numpy as np
 from peftjax.interop.exchange import adapterhub_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.folder import write_json, write_tensors
-from peftjax.interop.exchange.heads import head_content, of_head
+from peftjax.interop.exchange.heads import flexible, head_content, of_head
 from peftjax.interop.exchange.modules import Modules, layer_of, logical
 from peftjax.interop.hf import document_from_config
 from peftjax.peft.bottleneck import bottleneck
@@ -73,7 +73,7 @@ def adapterhub_content(adapter: Adapter, base_config: Any, name: str, base_uri: 
 def _about(adapter: Adapter, config: Any, base_uri: str) -> dict[str, Any]:
     document = document_from_config(config, "float32")
     model_class = document["architectures"][0]
-    if adapter.lineage.get("head") == "flexible":
+    if flexible(adapter):
         model_class = f"{model_class.partition('For')[0].removesuffix('Model')}AdapterModel"
     return {
         "hidden_size": config.width, "model_class": model_class, "model_name": base_uri, "model_type": document["model_type"],

@@ -45,7 +45,7 @@ def open_tensors(folder: Path, name: str, pickle: str) -> dict[str, Source]:
     if (folder / pickle).is_file():
         raise ValueError(
             f"{folder / pickle} is a pickle, which can run any code when it is opened, and is not read. Convert it where you trust it: "
-            f"safetensors.torch.save_file(torch.load({pickle!r}, weights_only=True), {name!r})"
+            f"safetensors.torch.save_file({{k: v.clone() for k, v in torch.load({pickle!r}, weights_only=True).items()}}, {name!r})"
         )
     found = sorted(p.name for p in folder.iterdir())[:10]
     raise FileNotFoundError(f"{folder} has no {name} (found: {', '.join(found) or 'nothing'})")

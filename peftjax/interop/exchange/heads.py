@@ -60,12 +60,16 @@ def _language_model(folder: Path, tensors: Mapping[str, np.ndarray], modules: Mo
     if base_params is None:
         return Head(notes=(f"{head}.weight beside the adapter was left out and not compared with the base's",))
     kernel = get(base_params, "head/kernel")
-    own = np.asarray(get(base_params, "embed/embedding") if kernel is None else np.asarray(kernel).T, np.float32)
+    leaf = get(base_params, "embed/embedding") if kernel is None else kernel
+    own = np.asarray(leaf, np.float32) if kernel is None else np.asarray(leaf, np.float32).T
     if own.shape != array.shape:
         raise ValueError(f"{folder / t.HEAD_WEIGHTS}: {head}.weight is {list(array.shape)}, this base wants {list(own.shape)}")
-    if np.array_equal(own, array):
+    if np.array_equal(own, np.asarray(array.astype(leaf.dtype), np.float32)):
         return Head(notes=(f"{head}.weight beside the adapter is the base's own and was left out",))
-    return Head((full(targets=("lm_head",)),), {"head/kernel": Piece("Trained", {"value": np.ascontiguousarray(array.T)})})
+    return Head(
+        (full(targets=("lm_head",)),), {"head/kernel": Piece("Trained", {"value": np.ascontiguousarray(array.T)})},
+        (f"{head}.weight beside the adapter is not the base's: it is taken for a head trained with it",),
+    )
 
 
 def _classification(folder: Path, document: Mapping[str, Any], tensors: Mapping[str, np.ndarray], modules: Modules) -> Head:
@@ -101,6 +105,12 @@ def of_head(path: str, piece: Piece) -> bool:
     return piece.kind == "Trained" and path.partition("/")[0] in ("head", "pool")
 
 
+def flexible(adapter: Adapter) -> bool:
+    """Whether its head goes into AdapterHub's own classes: a fresh one of two layers, unless it came as the host's."""
+    fresh = any(isinstance(method, classifier) and method.hidden for method in adapter.methods)
+    return fresh and adapter.lineage.get("head") != "static"
+
+
 def head_content(name: str, adapter: Adapter, modules: Modules, about: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors by their keys, the content of head_config.json) of an adapter's head; ({}, {}) where it has none.
 
@@ -120,15 +130,14 @@ def head_content(name: str, adapter: Adapter, modules: Modules, about: Mapping[s
         return weight, dict(about) | {"config": None, "name": None}
     method = next(method for method in adapter.methods if isinstance(method, classifier))
     ids = {label: number for number, label in enumerate(method.labels)}
-    flexible = method.hidden and adapter.lineage.get("head") != "static"
-    places = {ours: f"heads.{name}.{number}" for number, ours in FLEXIBLE.items()} if flexible else {
+    places = {ours: f"heads.{name}.{number}" for number, ours in FLEXIBLE.items()} if flexible(adapter) else {
         ours: modules.theirs[ours].name for ours in ("pool", "head") if f"{ours}/kernel" in parts
     }
     tensors = {}
     for ours, theirs in places.items():
         tensors[f"{theirs}.weight"] = np.ascontiguousarray(parts[f"{ours}/kernel"].T)
         tensors[f"{theirs}.bias"] = parts[f"{ours}/bias"]
-    if not flexible:
+    if not flexible(adapter):
         return tensors, dict(about) | {"config": None, "name": None, "label2id": ids, "num_labels": len(ids)}
     config = {
         "activation_function": "tanh", "bias": True, "dropout_prob": None, "head_type": "classification", "label2id": ids, "layers": 2,

@@ -81,7 +81,10 @@ def read_adapter(folder: str | Path, base: Base, other_base: bool = False) -> Ad
         check_identity(content, base, str(folder), other_base)
     if form == "peftjax":
         return native.read_native(folder)
-    adapter = (read_peft if form == "HF PEFT" else read_adapterhub)(folder, base.config, base.params)
+    if form == "HF PEFT":
+        adapter = read_peft(folder, base.config, base.params, base.uri, other_base)
+    else:
+        adapter = read_adapterhub(folder, base.config, base.params)
     if content is not None:
         adapter = dataclasses.replace(
             adapter, base=content["base"]["fingerprint"], tokenizer=content["tokenizer"]["fingerprint"],

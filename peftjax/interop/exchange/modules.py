@@ -6,7 +6,6 @@
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,17 +46,6 @@ class Modules:
         weights = {weight.path: weight for weight in family.weights if weight.exists(config) or weight.path == "head/kernel"}
         linear = tuple(name for name, paths in ours.items() if f"{logical(paths[0])}/kernel" in weights)
         return cls(config, theirs, ours, weights, linear)
-
-    def find(self, name: str, origin: str) -> list[str]:
-        """Our paths of one of their modules.
-
-        Raises:
-            ValueError: this base has no such module; names the nearest.
-        """
-        if name not in self.ours:
-            near = difflib.get_close_matches(name, self.ours, n=1)
-            raise ValueError(f"{origin}: this base has no module {name!r}" + (f"; nearest: {near[0]}" if near else ""))
-        return self.ours[name]
 
     def parameter(self, path: str) -> str:
         """The main parameter of one of our modules: `blocks/7/attn/q` -> `blocks/7/attn/q/kernel`."""

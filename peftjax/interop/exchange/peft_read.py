@@ -20,18 +20,21 @@ from peftjax.interop.exchange.adapter import LISTED, Adapter, Piece
 from peftjax.interop.exchange.folder import open_tensors, read_json
 from peftjax.interop.exchange.lora_methods import Found, by_layers, lora_methods, named
 from peftjax.interop.exchange.modules import Modules, logical
-from peftjax.interop.exchange.peft_rules import TIED, pattern_value, saved, targeted
+from peftjax.interop.exchange.peft_checks import check_config, ensures_tying, is_copy, target_problems, token_problems
+from peftjax.interop.exchange.peft_rules import pattern_value, saved, targeted
 from peftjax.interop.exchange.tensors import Tensor, read_float32, split_key
 from peftjax.peft.classifier import classifier
 from peftjax.peft.parts import bitfit, full
 from peftjax.peft.tokens import trainable_tokens
 
 
-def read_peft(folder: str | Path, base_config: Any, base_params: Any = None) -> Adapter:
+def read_peft(folder: str | Path, base_config: Any, base_params: Any = None, base_uri: str = "", other_base: bool = False) -> Adapter:
     """The adapter of a directory, for a base with this config.
 
     Args:
-        base_params: the base's tree, with which copies of base weights in the file are compared; None takes them on trust and says so.
+        base_params: the base's tree, with which copies of base weights in the file are compared; None takes them on trust and notes it.
+        base_uri: where the base came from; another name in the file is noted.
+        other_base: copies of another base's weights are left out with a note, and are no error.
 
     Raises:
         FileNotFoundError: no config or no tensors there.
@@ -40,84 +43,67 @@ def read_peft(folder: str | Path, base_config: Any, base_params: Any = None) -> 
     """
     folder = Path(folder)
     config = read_json(folder / t.CONFIG)
-    _check_config(config, str(folder / t.CONFIG))
+    check_config(config, str(folder / t.CONFIG))
     sources = open_tensors(folder, t.WEIGHTS, t.PICKLE)
-    reader = _Reader(folder, config, Modules.of(base_config), base_params)
+    reader = _Reader(folder, config, Modules.of(base_config), base_params, other_base)
+    reader.base_name = base_uri.partition("#")[0].rstrip("/").rpartition("/")[2]
     for key, source in sources.items():
         reader.take(key, *read_float32(key, source, str(folder)))
     return reader.adapter()
 
 
-def _check_config(config: Mapping[str, Any], origin: str) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        known = " (a method of HF PEFT that is not exchanged yet)" if kind in t.OTHER_TYPES else ""
-        raise ValueError(f"{origin}: peft_type is {kind!r}{known}; LORA can be read")
-    problems = [f"{name}: {what}" for name, what in t.REFUSED.items() if config.get(name)]
-    for name, value in config.items():
-        if name not in t.READ and name not in t.REFUSED and value not in (None, False, {}, [], ""):
-            problems.append(f"{name} = {str(value)[:60]!r}, which is not known here{did_you_mean(name, {*t.READ, *t.REFUSED})}")
-    if t.MUTATING(config.get("init_lora_weights")):
-        problems.append(
-            f"init_lora_weights {config['init_lora_weights']!r}: the factors fit a base that was changed when training began. Save it in "
-            "PEFT with path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
-        )
-    if problems:
-        raise ValueError(f"{origin} asks for what is not supported:\n  " + "\n  ".join(problems))
-
-
 class _Reader:
     """Collects tensors into pieces, then checks them as a whole."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], modules: Modules, base_params: Any):
-        self.folder, self.config, self.modules, self.base_params = folder, config, modules, base_params
-        self.arrays: dict[str, dict[str, dict[str, np.ndarray]]] = collections.defaultdict(lambda: collections.defaultdict(dict))
+    def __init__(self, folder: Path, config: Mapping[str, Any], modules: Modules, base_params: Any, other_base: bool):
+        self.folder, self.config, self.modules, self.base_params, self.other_base = folder, config, modules, base_params, other_base
+        self.arrays: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)  # by their module and suffix
+        self.homeless: list[str] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.base_name = ""
         self.label_count = 0
-        self.copies: list[tuple[str, np.ndarray]] = []
         self.dtypes: collections.Counter[str] = collections.Counter()
+        self._rank = config["r"] if config.get("r") is not None else 8
+        self._alpha = config["lora_alpha"] if config.get("lora_alpha") is not None else 8
 
     def take(self, key: str, array: np.ndarray, dtype: str) -> None:
-        """Files one tensor under its module, or its complaint."""
+        """Files one tensor under its module."""
         found = split_key(key.removeprefix(t.PREFIX), t.SUFFIXES) if key.startswith(t.PREFIX) else None
         if found is None or found[0] not in self.modules.ours:
-            hint = did_you_mean(found[0], self.modules.ours) if found else ""
-            self.problems.append(f"extra     {key} {list(array.shape)}: this base has no such place{hint}")
+            self.homeless.append(key)
             return
         self.dtypes[dtype] += 1
-        self.arrays[found[0]][found[1]] = {"array": array}
+        self.arrays[found[0]][found[1]] = array
 
     def adapter(self) -> Adapter:
         """The whole; raises with every complaint."""
         pieces: dict[str, Piece] = {}
         found: dict[str, Found] = {}
         saved_modules, biases, tokens = [], [], {}
-        tied = self._tied_duplicates()
+        duplicates = self._tied_duplicates()
         for name, entries in self.arrays.items():
-            entries = {suffix: entry["array"] for suffix, entry in entries.items()}
-            if t.COPY_OF_BASE in entries:
-                self.copies.append((name, entries.pop(t.COPY_OF_BASE)))
-            paths = self.modules.ours[name]
-            if name in tied:
+            if name in duplicates:
                 continue
+            entries, paths = dict(entries), self.modules.ours[name]
+            if t.COPY_OF_BASE in entries:
+                self._copy(name, t.COPY_OF_BASE, entries.pop(t.COPY_OF_BASE))
             if {"lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B"} & set(entries):
                 self._lora(name, paths, entries, pieces, found)
             if t.TOKENS.tensors[0].suffix in entries:
                 tokens[name] = self._tokens(name, paths[0], entries.pop(t.TOKENS.tensors[0].suffix), pieces)
             if t.BIAS_UNDER_LORA.suffix in entries:
                 biases += self._bias(name, paths, t.BIAS_UNDER_LORA, entries.pop(t.BIAS_UNDER_LORA.suffix), pieces)
-            if "weight" in entries:
+            if self._beside(name, entries):
+                pass
+            elif "weight" in entries:
                 self._saved(name, paths, entries, pieces)
                 saved_modules += paths
             elif "bias" in entries:
                 biases += self._bias(name, paths, t.SAVED_BIAS, entries.pop("bias"), pieces)
             self.problems += [f"extra     {t.PREFIX}{name}.{suffix}: nothing here reads it" for suffix in entries]
-        self._check_targets(found, saved_modules)
-        self._check_copies()
-        if self.problems:
-            more = f"\n  and {len(self.problems) - LISTED} more" if len(self.problems) > LISTED else ""
-            raise ValueError(f"{self.folder} does not fit this base:\n  " + "\n  ".join(sorted(self.problems)[:LISTED]) + more)
+        self._refuse(found, saved_modules, tokens)
+        self._name_base()
         return Adapter(
             (*self._lora_methods(found), *self._saved_methods(saved_modules), *self._bias_methods(biases), *_token_methods(tokens)),
             pieces,
@@ -126,6 +112,33 @@ class _Reader:
                      "base_model_name_or_path": self.config.get("base_model_name_or_path")},
             notes=tuple(self.notes),
         )
+
+    def _refuse(self, found: Mapping[str, Found], saved_modules: list[str], tokens: Mapping[str, Any]) -> None:
+        """Raises with every complaint."""
+        if self.homeless and not self.arrays:
+            raise ValueError(
+                f"{self.folder} is not for this base: none of its {len(self.homeless)} tensors has a place; the first is "
+                f"{self.homeless[0]}, modules here are {t.PREFIX}{next(iter(self.modules.ours))}, ..."
+            )
+        if not self.arrays:
+            raise ValueError(f"{self.folder}: {t.WEIGHTS} holds no tensors")
+        for number, key in enumerate(self.homeless):
+            name = (split_key(key.removeprefix(t.PREFIX), t.SUFFIXES) or ("",))[0]
+            hint = did_you_mean(name, self.modules.ours) if name and number < 3 else ""  # a search over all names
+            self.problems.append(f"extra     {key}: this base has no such place{hint}")
+        origin, complained = str(self.folder / t.CONFIG), " ".join(self.problems)
+        self.problems += target_problems(self.config, self.modules, list(found), saved_modules, complained, origin)
+        self.problems += token_problems(self.config, self.modules, list(tokens))
+        if self.problems:
+            more = f"\n  and {len(self.problems) - LISTED} more" if len(self.problems) > LISTED else ""
+            raise ValueError(f"{self.folder} does not fit this base:\n  " + "\n  ".join(sorted(self.problems)[:LISTED]) + more)
+
+    def _name_base(self) -> None:
+        """The file names its base by a path or an id, which proves nothing, but may be worth a look."""
+        theirs = str(self.config.get("base_model_name_or_path") or "").rstrip("/").rpartition("/")[2]
+        one, other = sorted((theirs.lower(), self.base_name.lower()), key=len)
+        if one and one not in other:  # a GGUF file is often named after the base with something behind it
+            self.notes.append(f"it names {theirs} as its base, this is {self.base_name}")
 
     # ---- one module ------------------------------------------------------------------------------------------------------------
 
@@ -165,11 +178,11 @@ class _Reader:
         sizes = self._sizes(name) | {"R": rank}
         if not all([self._shaped(name, row, array_of[row.field], sizes) for row in rows]):
             return
-        expected = pattern_value(self.config.get("rank_pattern"), name, self.config.get("r", 8))
+        expected = pattern_value(self.config.get("rank_pattern"), name, self._rank)
         if rank != expected:
             self.problems.append(f"misshapen {t.PREFIX}{name}: rank {rank}, the config says {expected}")
             return
-        alpha = pattern_value(self.config.get("alpha_pattern"), name, self.config.get("lora_alpha", 8))
+        alpha = pattern_value(self.config.get("alpha_pattern"), name, self._alpha)
         scale = alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
         for path in paths:
             arrays = {row.field: row.ours(array_of[row.field], self.modules.theirs[path].part) for row in rows}
@@ -214,98 +227,85 @@ class _Reader:
 
     def _tied_duplicates(self) -> set[str]:
         """With ensure_weight_tying PEFT writes what it holds once under both names; the head's copy is checked and left out."""
-        if not self._ensures():
+        if not ensures_tying(self.config, self.modules):
             return set()
         head, embed = self.modules.theirs["head"].name, self.modules.theirs["embed"].name
         if head not in self.arrays or embed not in self.arrays:
             return set()
         pairs = {"lora_A.weight": ("lora_embedding_B", True), "lora_B.weight": ("lora_embedding_A", True), "weight": ("weight", False)}
-        for suffix, entry in self.arrays[head].items():
+        for suffix, array in self.arrays[head].items():
             twin, flip = pairs.get(suffix, (suffix, False))
-            other = self.arrays[embed].get(twin, {}).get("array")
-            if suffix != t.COPY_OF_BASE and (other is None or not np.array_equal(entry["array"], other.T if flip else other)):
+            other = self.arrays[embed].get(twin)
+            if suffix != t.COPY_OF_BASE and (other is None or not np.array_equal(array, other.T if flip else other)):
                 self.problems.append(f"other     {t.PREFIX}{head}.{suffix}: ensure_weight_tying is on, yet it is not {embed}'s")
         return {head}
 
-    def _check_targets(self, found: Mapping[str, Found], saved_modules: list[str]) -> None:
-        names, origin = list(self.modules.ours), str(self.folder / t.CONFIG)
-        wanted = set(targeted(names, self.modules.linear, self.config))
-        there = {name for path, name in ((path, self.modules.theirs[path].name) for path in found)}
-        complained = " ".join(self.problems)
-        for name in sorted(wanted - there):
-            if f".{name}." not in complained and f".{name}:" not in complained and name not in self._ensured():
-                self.problems.append(f"missing   LoRA of {name}, which {origin} targets")
-        self.problems += [f"extra     LoRA of {name}, which {origin} does not target" for name in sorted(there - wanted)]
-        entries = self.config.get("modules_to_save") or []
-        for name in names:
-            has = self.modules.ours[name][0] in saved_modules
-            if has != saved(entries, name) and name not in self._ensured():
-                what = "extra     " if has else "missing   "
-                self.problems.append(f"{what}{t.PREFIX}{name}.weight: modules_to_save is {entries}")
+    def _copy(self, name: str, suffix: str, array: np.ndarray) -> None:
+        """A copy of a base weight, which the file need not hold: left out where it is the base's own."""
+        if self.base_params is None:
+            self.notes.append(f"{name}.{suffix}, a copy of the base's weight, was not compared with the base")
+        elif is_copy(array, self.modules.ours[name][0], self.modules, self.base_params):
+            self.notes.append(f"{name}.{suffix} is this base's own weight and was left out")
+        elif self.other_base:
+            self.notes.append(f"{name}.{suffix} is another base's weight and was left out")
+        else:
+            self.problems.append(f"other     {t.PREFIX}{name}.{suffix} differs from this base's weight: it is of another base")
 
-    def _ensured(self) -> set[str]:
-        """Modules that ensure_weight_tying names beside or instead of what the tensors say."""
-        return {self.modules.theirs[ours].name for ours in ("head", "embed")} if self._ensures() else set()
-
-    def _ensures(self) -> bool:
-        """Whether the embedding's adapter takes the tied head with it."""
-        tied = getattr(self.modules.config, "tied", False) and self.modules.theirs["embed"].name.endswith(TIED)
-        return bool(tied and self.config.get("ensure_weight_tying"))
-
-    def _check_copies(self) -> None:
-        for name, copy in self.copies:
-            path = self.modules.ours[name][0]
-            if self.base_params is None:
-                self.notes.append(f"{name}.{t.COPY_OF_BASE}, a copy of the base's weight, was not compared with the base")
-                continue
-            theirs = self._base_weight(path)
-            if theirs is not None and not np.array_equal(copy, theirs):
-                self.problems.append(f"other     {t.PREFIX}{name}.{t.COPY_OF_BASE} differs from this base's weight: it is of another base")
-            else:
-                self.notes.append(f"{name}.{t.COPY_OF_BASE} is this base's own weight and was left out")
-
-    def _base_weight(self, path: str) -> np.ndarray | None:
-        from peftjax.nn.tree import get
-
-        if path == "head" and getattr(self.modules.config, "tied", False):
-            path = "embed"
-        leaf = get(self.base_params, self.modules.parameter(path))
-        if leaf is None:
-            return None
-        array = np.asarray(leaf, np.float32)
-        return array.T if self.modules.kind(path) == "linear" else array
+    def _beside(self, name: str, entries: dict[str, np.ndarray]) -> bool:
+        """An embedding or head saved whole without modules_to_save, as save_embedding_layers does: a copy, or of a changed vocabulary."""
+        paths = self.modules.ours[name]
+        if paths not in (["embed"], ["head"]) or "weight" not in entries or saved(self.config.get("modules_to_save"), name):
+            return False
+        if ensures_tying(self.config, self.modules) or self._labelled():
+            return False
+        array = entries.pop("weight")
+        if self.base_params is None or is_copy(array, paths[0], self.modules, self.base_params):
+            self._copy(name, "weight", array)
+        else:
+            self.problems.append(
+                f"other     {t.PREFIX}{name}.weight {list(array.shape)}: a resized or retrained table saved beside the adapter; it is not "
+                "this base's, and modules_to_save does not name it"
+            )
+        return True
 
     def _lora_methods(self, found: Mapping[str, Found]) -> tuple[Any, ...]:
         if not found:
             return ()
-        default = Found(self.config.get("r", 8), self.config.get("lora_alpha", 8))
-        settings = {f.ours: f.read(self.config) for f in t.LORA_FIELDS} | {"ensure_weight_tying": self._ensures()}
+        default = Found(self._rank, self._alpha)
+        settings = {f.ours: f.read(self.config) for f in t.LORA_FIELDS}
+        settings["ensure_weight_tying"] = ensures_tying(self.config, self.modules)
         return lora_methods(found, self.modules.config.layers, default, **settings)
 
     def _saved_methods(self, paths: list[str]) -> tuple[Any, ...]:
         if not paths:
             return ()
-        everywhere = set(range(self.modules.config.layers))
-        partly = [module for module, layers in by_layers(paths).items() if layers not in ({None}, everywhere)]
-        if partly:
-            raise ValueError(f"{self.folder}: modules_to_save on some layers only is not supported: {', '.join(partly)}")
         if self._labelled() and "head" in paths:
             labels, count = self.modules.config.labels, self.label_count
             head = classifier(labels=labels if len(labels) == count else count, hidden="pool" in paths)
             others = [path for path in paths if path not in ("head", "pool")]
             return (head, *self._saved_methods(others))
-        targets = tuple(sorted({named(logical(path)) for path in paths}))
-        return (full(targets=targets, ensure_weight_tying=self._ensures()),)
+        everywhere, groups = set(range(self.modules.config.layers)), collections.defaultdict(list)
+        for module, layers in sorted(by_layers(paths).items()):
+            groups[None if layers in ({None}, everywhere) else tuple(sorted(layers))].append(named(module))
+        tying = ensures_tying(self.config, self.modules)
+        return tuple(full(targets=tuple(targets), layers=layers, ensure_weight_tying=tying) for layers, targets in groups.items())
 
     def _bias_methods(self, paths: list[str]) -> tuple[Any, ...]:
         mode = self.config.get("bias") or "none"
-        if mode == "none" and not paths:
+        if not paths and (mode == "none" or not self._could_have_bias(mode)):
             return ()
         if mode == "none" or not paths:
             raise ValueError(f"{self.folder}: bias is {mode!r}, and the file holds {len(paths)} biases")
         if mode == "all":
             return (bitfit(targets="all"),)
         return (bitfit(targets=tuple(sorted({named(logical(path)) for path in paths}))),)
+
+
+    def _could_have_bias(self, mode: str) -> bool:
+        """Whether this base has a bias that the config would train."""
+        names = list(self.modules.ours)
+        names = targeted(names, self.modules.linear, self.config) if mode == "lora_only" else names
+        return any(self.modules.has_bias(path) for name in names for path in self.modules.ours[name])
 
 
 def _token_methods(tokens: Mapping[str, tuple[int, ...]]) -> tuple[Any, ...]:

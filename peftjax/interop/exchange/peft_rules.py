@@ -5,7 +5,7 @@
 | target_modules, exclude_modules | a list: the name is an entry or ends in ".entry"; a text: a regular expression over the whole name |
 | layers_to_transform, layers_pattern | the layer's number, behind the layer list's name, is among them; with a list of names only |
 | rank_pattern, alpha_pattern | a key is a regular expression over the name or over its end behind a dot; the first that fits counts |
-| modules_to_save | the name, or that of a module that holds it, ends in an entry, with or without a dot before it |
+| modules_to_save | saved is what, or in a module that, ends in an entry, with or without a dot before it; with a dot it is no target |
 
 Names are without `base_model.model.`. Source: peft's tuners/tuners_utils.py and utils/other.py, read in 2026.
 """
@@ -31,9 +31,9 @@ def targeted(names: Sequence[str], linear: Sequence[str], config: Mapping[str, A
     else:
         chosen = [name for name in names if wanted is not None and _hit(wanted, name)]
     excluded = config.get("exclude_modules")
-    chosen = [name for name in chosen if not (excluded and _hit(excluded, name))]
+    chosen = [name for name in chosen if not (excluded and _hit(excluded, name)) and not _kept(config.get("modules_to_save"), name)]
     layers = config.get("layers_to_transform")
-    if layers is None or isinstance(wanted, str) and wanted != "all-linear":
+    if layers in (None, []) or isinstance(wanted, str) and wanted != "all-linear":
         return chosen
     layers = {layers} if isinstance(layers, int) else set(layers)
     return [name for name in chosen if _layer(name, config.get("layers_pattern")) in layers]
@@ -52,6 +52,11 @@ def saved(entries: Sequence[str] | None, name: str) -> bool:
     parts = name.split(".")
     holders = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return any(holder.endswith(entry) for entry in entries or () for holder in holders)
+
+
+def _kept(entries: Sequence[str] | None, name: str) -> bool:
+    """Whether a module is saved whole, and so no target."""
+    return any(re.match(rf"(^|.*\.){entry}($|\..*)", name) for entry in entries or ())
 
 
 def _hit(wanted: str | Sequence[str], name: str) -> bool:

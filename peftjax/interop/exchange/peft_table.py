@@ -12,7 +12,6 @@ A method that joins brings a `Table` here, and a line in `REFUSED` goes. Seen in
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from peftjax.interop.exchange.tensors import Field, Tensor
@@ -63,7 +62,6 @@ LORA_FIELDS = (
     Field("lora_dropout", "dropout", 0.0),
     Field("use_rslora", "rslora", False),
     Field("lora_bias", "lora_bias", False),
-    Field("ensure_weight_tying", "ensure_weight_tying", False),
 )
 
 # Fields that must be off, each with what it would ask for.
@@ -83,15 +81,18 @@ REFUSED = {
 READ = {
     "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "runtime_config",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "modules_to_save",
-    "bias", "fan_in_fan_out", "trainable_token_indices", "init_lora_weights", "r", "lora_alpha",
+    "bias", "fan_in_fan_out", "trainable_token_indices", "init_lora_weights", "r", "lora_alpha", "ensure_weight_tying",
     "corda_config", "eva_config", "loftq_config", "lora_ga_config", "velora_config", "qalora_group_size", "megatron_core",
     *(field.theirs for field in LORA_FIELDS),
 }
-# Values of init_lora_weights with which the file fits a changed base, and not the one it names.
-MUTATING: Callable[[Any], bool] = lambda init: isinstance(init, str) and init.lower().startswith(  # noqa: E731
-    ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
-)
+# Beginnings of the values of init_lora_weights with which the file fits a changed base, and not the one it names.
+MUTATING = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
 OTHER_TYPES = {
     "IA3", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "MISS", "BONE", "FOURIERFT", "RANDLORA", "LN_TUNING", "PROMPT_TUNING",
     "P_TUNING", "PREFIX_TUNING", "SHIRA", "HIRA", "DELORA", "GRALORA", "ROAD", "C3A", "WAVEFT", "XLORA", "POLY", "TRAINABLE_TOKENS",
 }
+
+
+def mutating(init: Any) -> bool:
+    """Whether a value of init_lora_weights changed the base when training began."""
+    return isinstance(init, str) and init.lower().startswith(MUTATING)

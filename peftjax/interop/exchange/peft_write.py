@@ -21,7 +21,9 @@ from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.peft_rules import TIED, pattern_value, targeted
 from peftjax.interop.exchange.tensors import Tensor, fuse, trimmed
 from peftjax.peft.lora import lora
+from peftjax.peft.select import as_patterns, matches
 
+NOTHING = "dummy-target-modules"  # PEFT's own word for an adapter without LoRA
 PEFT_VERSION = "0.21.2"  # whose files these are like
 
 
@@ -153,7 +155,8 @@ class _Writer:
             "inference_mode": True, "peft_version": PEFT_VERSION,
             "r": rank, "lora_alpha": _whole_number(alpha), **{field.theirs: field.write(getattr(s, field.ours)) for field in t.LORA_FIELDS},
             "use_dora": False, "bias": self._bias_mode(), "init_lora_weights": True, "fan_in_fan_out": self.conv1d,
-            "target_modules": self.modules.shortest(self.ranks, dotted=True, among=linear_and_embedding), "exclude_modules": None,
+            "target_modules": self.modules.shortest(self.ranks, dotted=True, among=linear_and_embedding) or NOTHING,
+            "exclude_modules": None,
             "rank_pattern": {f"^{re.escape(n)}": r for n, r in sorted(self.ranks.items()) if r != rank},
             "alpha_pattern": {f"^{re.escape(n)}": _whole_number(a) for n, a in sorted(self.alphas.items()) if a != alpha},
             "layers_to_transform": None, "layers_pattern": None, "modules_to_save": self._saved_names(),
@@ -257,7 +260,7 @@ def _module(path: str) -> str:
 
 def _touches_embedding(method: Any) -> bool:
     targets = getattr(method, "targets", None) or ()
-    return any(target in ("embed_tokens", "embed") for target in ([targets] if isinstance(targets, str) else targets))
+    return any(matches(target, "embed") for target in as_patterns(targets))
 
 
 def _whole_number(value: float) -> float | int:

@@ -62,12 +62,6 @@ def test_kinds():
         llama.parameter("blocks/0/attn")
 
 
-def test_an_unknown_module_is_answered_with_the_nearest():
-    modules = modules_of("llama")
-    assert modules.find("model.layers.1.self_attn.q_proj", "here") == ["blocks/1/attn/q"]
-    with pytest.raises(ValueError, match="here: this base has no module '.*1.attn.q_proj'; nearest: model.layers.1.self_attn.q_proj"):
-        modules.find("model.layers.1.attn.q_proj", "here")
-
 
 def test_paths_and_layers():
     assert (logical("blocks/17/attn/q"), layer_of("blocks/17/attn/q")) == ("blocks/attn/q", 17)
