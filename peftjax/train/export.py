@@ -4,7 +4,7 @@
     out/peft/          HF PEFT's                         out/lora.gguf    llama.cpp's
     out/adapterhub/    AdapterHub's                      out/servers.md   which servers take it, and what they would ignore
 
-Every folder is written whole or not at all. Beside each lies `peftjax.json` with the identity of the base and the lineage.
+Every folder and file is written whole or not at all. In each folder lies `peftjax.json` with the identity of the base and the lineage.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from peftjax.train.adapters import Ready
 
 DTYPES = ("float32", "bfloat16", "float16")
 FORMS = ("peftjax", "peft", "adapterhub", "merged", "gguf")
+GGUF, SERVERS = "lora.gguf", "servers.md"
 
 
 def export(
@@ -61,20 +62,24 @@ def export(
     writers = _writers(ready, adapter, name, dtype)
     written, folder = [], Path(to)
     for form in forms or FORMS:
-        refuse_foreign(folder / form)
+        if form == "gguf":
+            _refuse_foreign_gguf(folder)
+        else:
+            refuse_foreign(folder / form)
     for form in forms or FORMS:
         try:
             path = writers[form](folder)
         except ValueError as error:
             if forms:
                 raise ValueError(f"form {form}: {error}") from error
-            say(f"{form:10}  not written: {str(error).splitlines()[0]}")
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # what it is, and the first of a list
+            say(f"{form:10}  not written: {reason}")
             continue
         written.append(path)
         hint = '  (load_adapter(..., use_safetensors=True))' if form == "adapterhub" else ""
         say(f"{form:10}  {path}{hint}")
     table = as_table(lint(adapter, ready.base.config))
-    with replacing(folder / "servers.md") as partial:
+    with replacing(folder / SERVERS) as partial:
         partial.write_text(table + "\n", "utf-8")
     say(table)
     return written
@@ -103,6 +108,13 @@ def refuse_foreign(target: Path) -> None:
     """Raises FileExistsError if something stands at `target` that no export of this library left there: it would be replaced."""
     if target.exists() and not (target.is_dir() and ((target / FILE).is_file() or not any(target.iterdir()))):
         raise FileExistsError(f"{target} exists and is no export of peftjax (it has no {FILE}); name another folder, or move it away")
+
+
+def _refuse_foreign_gguf(folder: Path) -> None:
+    """The same for the file, which has no peftjax.json: each export leaves the table of servers beside it."""
+    if (folder / GGUF).exists() and not (folder / SERVERS).is_file():
+        raise FileExistsError(f"{folder / GGUF} exists and is no export of peftjax (no {SERVERS} lies beside it); name another folder, or "
+                              "move it away")
 
 
 def _writers(ready: Ready, adapter: Adapter, name: str, dtype: str | None) -> dict[str, Callable[[Path], Path]]:
@@ -134,9 +146,9 @@ def _writers(ready: Ready, adapter: Adapter, name: str, dtype: str | None) -> di
 
     def gguf(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "lora.gguf") as partial:
+        with replacing(folder / GGUF) as partial:
             write_gguf_lora(partial, adapter, base.config, name=name, base_uri=uri, dtype="float16" if dtype == "float16" else "float32")
-        return folder / "lora.gguf"
+        return folder / GGUF
 
     task = "SEQ_CLS" if hasattr(base.config, "labels") else "CAUSAL_LM"
     return {
