@@ -42,6 +42,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8.4,<10",  # the runner
+            "pytest-xdist>=3.6,<4",  # one process a core: half the time
             "hypothesis>=6.130,<7",  # properties over generated input
             "ruff>=0.12,<1",  # the linter that the house style is checked with
         ],
