@@ -73,10 +73,11 @@ def export(
             if forms:
                 raise ValueError(f"form {form}: {error}") from error
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # what it is, and the first of a list
-            say(f"{form:10}  not written: {reason}")
+            older = folder / ("lora.gguf" if form == "gguf" else form)
+            say(f"{form:10}  not written: {reason}" + (f" ({older} is of an earlier export)" if older.exists() else ""))
             continue
         written.append(path)
-        hint = '  (load_adapter(..., use_safetensors=True))' if form == "adapterhub" else ""
+        hint = "  (load_adapter(..., use_safetensors=True))" if form == "adapterhub" else ""
         say(f"{form:10}  {path}{hint}")
     table = as_table(lint(adapter, ready.base.config))
     with replacing(folder / SERVERS) as partial:

@@ -126,6 +126,15 @@ def test_a_form_that_cannot_hold_it_is_left_out_with_the_reason(of_bottleneck, t
         np.testing.assert_allclose(logits(there.params, of_bottleneck.base.config, there.segments), wanted, atol=1e-5)
 
 
+def test_an_earlier_export_that_stays_is_named(of_lora, of_bottleneck, tmp_path):
+    export(of_lora, tmp_path, ["peft", "gguf"])
+    lines = []
+    export(of_bottleneck, tmp_path, say=lines.append)
+    said = {line.split()[0]: line for line in lines[: len(FORMS)]}
+    assert "peft is of an earlier export" in said["peft"] and "lora.gguf is of an earlier export" in said["gguf"]
+    assert "earlier" not in said["merged"]
+
+
 @pytest.mark.parametrize("form", ["peft", "merged", "gguf"])
 def test_a_form_that_was_asked_for_and_cannot_hold_it_is_an_error(form, of_bottleneck, tmp_path):
     with pytest.raises(ValueError, match=f"^form {form}: "):
