@@ -193,10 +193,13 @@ class _Writer:
 
     def _fused(self, name: str, factors: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         parts = [(self.modules.theirs[path].part, factors[path]) for path in self.modules.ours[name] if path in factors]
-        if any("bias" in arrays for _, arrays in parts):
-            raise ValueError(f"lora_bias on the fused module {name} is not exchanged")
         whole = sum(self.modules.sizes(path)[-1] for path in self.modules.ours[name])
-        return fuse(parts, whole)
+        fused = fuse(parts, whole)
+        if any("bias" in arrays for _, arrays in parts):
+            fused["bias"] = np.zeros(whole, np.float32)
+            for (start, stop), arrays in parts:
+                fused["bias"][start:stop] = arrays["bias"] * np.float32(arrays["scale"] / fused["scale"])
+        return fused
 
     def _alpha(self, rank: int, scale: float) -> float:
         """The alpha that PEFT turns back into this scale; one of the method's own numbers where it says the same."""

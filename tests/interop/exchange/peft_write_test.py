@@ -84,6 +84,7 @@ TRAINED = {
     "a saved embedding": ("llama_tied", [lora(rank=2, targets="q_proj", ensure_weight_tying=False),
                                          full(targets=["embed_tokens"], ensure_weight_tying=False)]),
     "norms": ("qwen2", [lora(rank=2, targets="o_proj"), norm_only()]),
+    "biases of fused modules": ("phi3", [lora(rank=2, targets=["q_proj", "v_proj"], alpha_pattern={"v_proj": 5}, lora_bias=True)]),
     "parts of fused modules": ("phi3", [lora(rank=2, targets=["q_proj", "gate_proj", "up_proj"])]),
     "a classifier": ("bert", [lora(rank=2, targets=["query"]), classifier(labels=("a", "b", "c"), hidden=False)]),
     "a classifier with a layer": ("roberta", [lora(rank=2, targets=["query"]), classifier(labels=4)]),
@@ -157,7 +158,6 @@ HOMELESS = {
     "two dropouts": ("llama", [lora(targets="q_proj", dropout=0.1), lora(targets="v_proj")], "one dropout for all modules.*0.1 and 0.0"),
     "rsLoRA and not": ("llama", [lora(targets="q_proj", rslora=True), lora(targets="v_proj")], "one rslora for all modules"),
     "a third of a fused weight": ("gpt2", [full(targets=["q_proj"])], "saves transformer.h.0.attn.c_attn as a whole; only blocks/0/attn/q"),
-    "a bias on a fused module": ("phi3", [lora(targets=["q_proj"], lora_bias=True)], "lora_bias on the fused module .*qkv_proj"),
     "some biases": ("llama_tied", [lora(targets=["q_proj"]), bitfit(targets=["up_proj"])], "biases of none, of all modules or of those"),
     "added biases": ("llama", [lora(targets=["q_proj", "k_proj"]), bitfit(targets=["q_proj"], add=True)], "biases of none"),
 }  # fmt: skip
