@@ -117,7 +117,7 @@ class _Reader:
         """Raises with every complaint."""
         if self.homeless and not self.arrays:
             raise ValueError(
-                f"{self.folder} is not for this base: none of its {len(self.homeless)} tensors has a place; the first is "
+                f"{self.folder} does not fit this base: none of its {len(self.homeless)} tensors has a place; the first is "
                 f"{self.homeless[0]}, modules here are {t.PREFIX}{next(iter(self.modules.ours))}, ..."
             )
         if not self.arrays:

@@ -215,7 +215,7 @@ def test_another_name_of_the_base_is_noted(uri, noted):
 @pytest.mark.parametrize(("variant", "other"), [("plain", "gpt2"), ("gpt2_all", "llama"), ("bert", "roberta")])
 def test_a_file_of_which_nothing_has_a_place_is_refused_in_one_sentence(variant, other):
     count = len(keys(variant, ""))
-    with pytest.raises(ValueError, match=f"is not for this base: none of its {count} tensors has a place; the first is ") as error:
+    with pytest.raises(ValueError, match=f"does not fit this base: none of its {count} tensors has a place; the first is ") as error:
         read_peft(GOLDEN / "peft" / variant, base(other).config, base(other).params)
     assert "\n" not in str(error.value)
 
