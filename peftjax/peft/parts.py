@@ -126,7 +126,8 @@ class bitfit:  # noqa: N801
             ValueError: no target has a bias and none may be added.
         """
         if self.targets == "all":
-            return _train(params, on_layers(parameters(params, ("bias",)), self.layers), self.name, "bitfit()")
+            biases = [t for t in parameters(params, ("bias",)) if getattr(t.value, "name", None) != self.name]  # a head's own is trained
+            return _train(params, on_layers(biases, self.layers), self.name, "bitfit()")
         found = []
         for target in select(params, self.targets, self.layers, names=("kernel",)):
             path, bias = f"{target.path.rpartition('/')[0]}/bias", sibling(params, target.path, "bias")

@@ -69,12 +69,19 @@ class _Reader:
 
     def take(self, key: str, array: np.ndarray, dtype: str) -> None:
         """Files one tensor under its module."""
+        if ".original_module." in key:
+            self.notes.append(f"{key} is what modules_to_save replaced, is read by nothing and was left out")
+            return
+        # With bias "all" PEFT writes the bias of a saved module under its wrapper's name too.
+        key = key.replace(".modules_to_save.", ".")
         found = split_key(key.removeprefix(t.PREFIX), t.SUFFIXES) if key.startswith(t.PREFIX) else None
         if found is None or found[0] not in self.modules.ours:
             self.homeless.append(key)
             return
         self.dtypes[dtype] += 1
-        self.arrays[found[0]][found[1]] = array
+        twin = self.arrays[found[0]].setdefault(found[1], array)
+        if not np.array_equal(twin, array):
+            self.problems.append(f"other     {key} is there twice, with different values")
 
     def adapter(self) -> Adapter:
         """The whole; raises with every complaint."""

@@ -271,3 +271,38 @@ def test_token_rows_and_a_lora_with_a_bias_on_the_head_merge_to_the_same_logits(
     whole = merge(params)
     assert np.any(np.asarray(whole["head"]["bias"]))
     np.testing.assert_allclose(forward(base(name).config, whole, found), forward(base(name).config, params, found), atol=1e-4)
+
+
+# ---- every bias beside a saved head --------------------------------------------------------------------------------------------------
+
+
+def every_bias(change=0.1):
+    """What PEFT adds to a BERT classifier's file with bias "all": each bias, and that of the saved head under its wrapper's names too."""
+    modules, held = Modules.of(base("bert").config), load_file(GOLDEN / "peft" / "bert" / "adapter_model.safetensors")
+    added = {}
+    for name, (path, *_) in modules.ours.items():
+        if modules.has_bias(path) and name != "classifier":
+            under = f"base_model.model.{name}.lora_A.weight" in held
+            shape = modules.sizes(path)[-1:]
+            added[f"base_model.model.{name}.{'base_layer.' if under else ''}bias"] = np.full(shape, change, np.float32)
+    head = held["base_model.model.classifier.bias"]
+    return added | {"base_model.model.classifier.modules_to_save.bias": head, "base_model.model.classifier.original_module.bias": head + 1}
+
+
+def test_every_bias_beside_a_saved_head_is_read(edited):
+    """Seen in a file of peft 0.21.2; the wrapper's original is read by nothing."""
+    on, added = base("bert"), every_bias()
+    adapter = read_peft(edited("bert", {"bias": "all"}, added), on.config, on.params)
+    assert [type(method).__name__ for method in adapter.methods] == ["lora", "classifier", "bitfit"]
+    biases = {path: piece.arrays["value"] for path, piece in adapter.pieces.items() if path.endswith("/bias")}
+    assert len(biases) == len(added) - 2 + 1 and all(np.all(v == np.float32(0.1)) for path, v in biases.items() if path != "head/bias")
+    assert any("original_module" in note for note in adapter.notes)
+    there, plain = adapt(on, adapter), adapt(on, read("peft", "bert"))
+    found = golden("peft", "bert")
+    assert np.abs(forward(on.config, there.params, found) - forward(on.config, plain.params, found)).max() > 1e-2
+
+
+def test_a_bias_under_two_names_must_be_one(edited):
+    added = every_bias() | {"base_model.model.classifier.modules_to_save.bias": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match="classifier.bias is there twice, with different values"):
+        read_peft(edited("bert", {"bias": "all"}, added), base("bert").config, base("bert").params)
