@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from peftjax.files import replacing
 from peftjax.interop import hf_decoders, hf_encoders
 from peftjax.interop.families import Family, Weight, family_for, family_named
+from peftjax.interop.json_file import read_json, write_json
 from peftjax.interop.safetensors_file import open_safetensors
 from peftjax.interop.weights import Source
 from peftjax.models.config import DecoderConfig
@@ -43,7 +43,7 @@ def open_directory(path: str | Path) -> OpenedDirectory:
         ValueError: an architecture or setting that is not supported, or a damaged file.
     """
     folder = Path(path)
-    document = _read_json(folder / "config.json")
+    document = read_json(folder / "config.json")
     config = config_from_document(document, str(folder / "config.json"))
     sources = _settings(config.family).canonical(_sources(folder), config)
     return OpenedDirectory(folder, config, family_named(config.family), sources)
@@ -90,11 +90,11 @@ def write_directory(
     if len(shards) == 1:
         (folder / INDEX).unlink(missing_ok=True)  # of an earlier export: it would be read first
     else:
-        _write_json(folder / INDEX, {"metadata": {"total_size": sum(leaf.nbytes for leaf in flat.values())}, "weight_map": index})
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(leaf.nbytes for leaf in flat.values())}, "weight_map": index})
     if tokenizer_json is not None:
         with replacing(folder / "tokenizer.json") as partial:
             partial.write_text(tokenizer_json, "utf-8")
-    _write_json(folder / "config.json", document)
+    write_json(folder / "config.json", document)
 
 
 def document_from_config(config: DecoderConfig | EncoderConfig, dtype: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _settings(family: str) -> Any:
 def _sources(folder: Path) -> dict[str, Source]:
     """The tensors of all weight files, index first."""
     if (folder / INDEX).is_file():
-        weight_map = _read_json(folder / INDEX).get("weight_map")
+        weight_map = read_json(folder / INDEX).get("weight_map")
         if not weight_map:
             raise ValueError(f"{folder / INDEX} has no weight_map")
         files = sorted(set(weight_map.values()))
@@ -179,18 +179,3 @@ def _write_safetensors(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     with replacing(file) as partial:
         save_file(dict(arrays), str(partial), metadata={"format": "pt"})
-
-
-def _write_json(file: Path, document: Mapping[str, Any]) -> None:
-    with replacing(file) as partial:
-        partial.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        found = sorted(p.name for p in file.parent.iterdir())[:10] if file.parent.is_dir() else []
-        raise FileNotFoundError(f"{file.parent} has no {file.name} (found: {', '.join(found) or 'nothing'})")
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error

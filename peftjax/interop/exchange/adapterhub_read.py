@@ -18,11 +18,12 @@ import numpy as np
 from peftjax.hints import did_you_mean
 from peftjax.interop.exchange import adapterhub_table as t
 from peftjax.interop.exchange.adapter import LISTED, Adapter, Piece
-from peftjax.interop.exchange.folder import open_tensors, read_json
+from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.heads import read_head
 from peftjax.interop.exchange.lora_methods import Found, lora_methods
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.tensors import read_float32
+from peftjax.interop.json_file import read_json
 from peftjax.peft.bottleneck import bottleneck
 
 _LEGACY = re.compile(r"\.(?:attention|layer)_text_(?:task|lang)_adapters\.")

@@ -15,10 +15,11 @@ import numpy as np
 
 from peftjax.interop.exchange import adapterhub_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
-from peftjax.interop.exchange.folder import write_json, write_tensors
+from peftjax.interop.exchange.folder import write_tensors
 from peftjax.interop.exchange.heads import flexible, head_content, of_head
 from peftjax.interop.exchange.modules import Modules, layer_of, logical
 from peftjax.interop.hf import document_from_config
+from peftjax.interop.json_file import write_json
 from peftjax.peft.bottleneck import bottleneck
 from peftjax.peft.lora import lora
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from peftjax.interop.exchange import adapterhub_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
-from peftjax.interop.exchange.folder import open_tensors, read_json
+from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.tensors import read_float32
+from peftjax.interop.json_file import read_json
 from peftjax.nn.tree import get
 from peftjax.peft.classifier import classifier
 from peftjax.peft.parts import full

@@ -18,9 +18,9 @@ from peftjax.interop.base import Base
 from peftjax.interop.exchange import native
 from peftjax.interop.exchange.adapter import Adapter, insert
 from peftjax.interop.exchange.adapterhub_read import read_adapterhub
-from peftjax.interop.exchange.folder import read_json
 from peftjax.interop.exchange.manifest import check_identity, read_manifest
 from peftjax.interop.exchange.peft_read import read_peft
+from peftjax.interop.json_file import read_json
 from peftjax.models.decoder import cut
 from peftjax.peft.attach import cut_points
 

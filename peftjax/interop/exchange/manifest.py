@@ -25,8 +25,8 @@ import jax
 
 from peftjax.interop.base import Base
 from peftjax.interop.exchange.adapter import Adapter
-from peftjax.interop.exchange.folder import read_json, write_json
 from peftjax.interop.exchange.tensors import nbytes
+from peftjax.interop.json_file import read_json, write_json
 from peftjax.peft.spec import to_data
 
 FILE = "peftjax.json"

@@ -13,8 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from peftjax.interop.base import Base
-from peftjax.interop.exchange.folder import write_json
 from peftjax.interop.hf import document_from_config, write_directory
+from peftjax.interop.json_file import write_json
 from peftjax.models.decoder import cut
 from peftjax.nn.tree import flatten, get, put, unflatten_like
 from peftjax.peft.classifier import classifier

@@ -17,12 +17,13 @@ import numpy as np
 from peftjax.hints import did_you_mean
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.adapter import LISTED, Adapter, Piece
-from peftjax.interop.exchange.folder import open_tensors, read_json
+from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.lora_methods import Found, by_layers, lora_methods, named
 from peftjax.interop.exchange.modules import Modules, logical
 from peftjax.interop.exchange.peft_checks import check_config, ensures_tying, is_copy, target_problems, token_problems
 from peftjax.interop.exchange.peft_rules import pattern_value, saved, targeted
 from peftjax.interop.exchange.tensors import Tensor, read_float32, split_key
+from peftjax.interop.json_file import read_json
 from peftjax.peft.classifier import classifier
 from peftjax.peft.parts import bitfit, full
 from peftjax.peft.tokens import trainable_tokens
@@ -216,8 +217,7 @@ class _Reader:
         return []
 
     def _saved(self, name: str, paths: list[str], entries: dict[str, np.ndarray], pieces: dict) -> None:
-        kind = self.modules.kind(paths[0])
-        row = next(table.tensors[0] for table in t.TABLES if table.node == "Trained" and kind in table.kinds)
+        row = t.saved_row(self.modules.kind(paths[0]))
         array = entries.pop("weight")
         if self._shaped(name, row, array, self._sizes(name)):
             for path in paths:

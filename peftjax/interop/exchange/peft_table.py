@@ -93,6 +93,11 @@ OTHER_TYPES = {
 }
 
 
+def saved_row(kind: str) -> Tensor:
+    """The weight of a module saved whole, by what `Modules.kind` says it is."""
+    return next(table.tensors[0] for table in TABLES if table.node == "Trained" and kind in table.kinds)
+
+
 def mutating(init: Any) -> bool:
     """Whether a value of init_lora_weights changed the base when training began."""
     return isinstance(init, str) and init.lower().startswith(MUTATING)

@@ -16,10 +16,11 @@ import numpy as np
 
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
-from peftjax.interop.exchange.folder import write_json, write_tensors
+from peftjax.interop.exchange.folder import write_tensors
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.peft_rules import TIED, pattern_value, targeted
 from peftjax.interop.exchange.tensors import Tensor, fuse, trimmed
+from peftjax.interop.json_file import write_json
 from peftjax.peft.lora import lora
 from peftjax.peft.select import as_patterns, matches
 
@@ -95,6 +96,7 @@ class _Writer:
         self.bias: list[str] = []
         self.tokens: dict[str, list[int]] = {}
         self.conv1d = False
+        self.ensures_tying = False
 
     def put(self, name: str, suffix: str, array: np.ndarray) -> None:
         self.tensors[f"{t.PREFIX}{name}.{suffix}"] = array
@@ -113,8 +115,7 @@ class _Writer:
             self.put(name, t.TOKENS.tensors[0].suffix, piece.arrays["rows"])
             self.tokens[name] = [int(i) for i in piece.arrays["ids"]]
         elif kinds == {"Trained"}:
-            kind = self.modules.kind(next(iter(mains)))
-            row = next(table.tensors[0] for table in t.TABLES if table.node == "Trained" and kind in table.kinds)
+            row = t.saved_row(self.modules.kind(next(iter(mains))))
             self.put(name, row.suffix, self._joined(name, row, {path: piece.arrays["value"] for path, piece in mains.items()}))
             self.saved.append(name)
         if biases:
@@ -127,7 +128,7 @@ class _Writer:
         """What a tied head takes over from the embedding stands under the head's name too, as PEFT has it with ensure_weight_tying; where
         PEFT does not know the embedding by its name, the head is a target of its own with the same values."""
         embed, head = self.modules.theirs["embed"].name, self.modules.theirs.get("head")
-        if not (getattr(self.modules.config, "tied", False) and self._ensures(adapter)) or head is None:
+        if not (getattr(self.modules.config, "tied", False) and _head_follows(adapter)) or head is None:
             return
         start = f"{t.PREFIX}{embed}."
         first = {key.removeprefix(start): array for key, array in self.tensors.items() if key.startswith(start)}
@@ -136,8 +137,8 @@ class _Writer:
             self.put(head.name, "lora_B.weight", first["lora_embedding_A"].T)
         if "weight" in first:
             self.put(head.name, "weight", first["weight"])
-        if not embed.endswith(TIED):
-            self._tied = False
+        self.ensures_tying = embed.endswith(TIED)
+        if not self.ensures_tying:
             if embed in self.ranks:
                 self.ranks[head.name], self.alphas[head.name] = self.ranks[embed], self.alphas[embed]
             if embed in self.saved:
@@ -160,7 +161,7 @@ class _Writer:
             "rank_pattern": {f"^{re.escape(n)}": r for n, r in sorted(self.ranks.items()) if r != rank},
             "alpha_pattern": {f"^{re.escape(n)}": _whole_number(a) for n, a in sorted(self.alphas.items()) if a != alpha},
             "layers_to_transform": None, "layers_pattern": None, "modules_to_save": self._saved_names(),
-            "ensure_weight_tying": bool(getattr(self.modules.config, "tied", False) and self._tied),
+            "ensure_weight_tying": self.ensures_tying,
         }
         if self.tokens:
             config["trainable_token_indices"] = {name.rpartition(".")[2]: ids for name, ids in sorted(self.tokens.items())}
@@ -168,16 +169,6 @@ class _Writer:
         return config
 
     # ---- parts -----------------------------------------------------------------------------------------------------------------
-
-    _tied = False
-
-    def _ensures(self, adapter: Adapter) -> bool:
-        """Whether a method on the embedding takes the tied head with it."""
-        embed, head = adapter.pieces.get("embed/embedding"), adapter.pieces.get("head/kernel")
-        if embed is None or embed.kind == "TokenRows" or head is not None:
-            return False
-        self._tied = all(getattr(method, "ensure_weight_tying", True) for method in adapter.methods if _touches_embedding(method))
-        return self._tied
 
     def _lora(self, name: str, pieces: Mapping[str, Piece]) -> None:
         paths = self.modules.ours[name]
@@ -194,12 +185,7 @@ class _Writer:
     def _fused(self, name: str, factors: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         parts = [(self.modules.theirs[path].part, factors[path]) for path in self.modules.ours[name] if path in factors]
         whole = sum(self.modules.sizes(path)[-1] for path in self.modules.ours[name])
-        fused = fuse(parts, whole)
-        if any("bias" in arrays for _, arrays in parts):
-            fused["bias"] = np.zeros(whole, np.float32)
-            for (start, stop), arrays in parts:
-                fused["bias"][start:stop] = arrays["bias"] * np.float32(arrays["scale"] / fused["scale"])
-        return fused
+        return fuse(parts, whole)
 
     def _alpha(self, rank: int, scale: float) -> float:
         """The alpha that PEFT turns back into this scale; one of the method's own numbers where it says the same."""
@@ -259,6 +245,14 @@ class _Writer:
 def _module(path: str) -> str:
     """`blocks/7/attn/q/kernel` -> `blocks/7/attn/q`."""
     return path.rpartition("/")[0]
+
+
+def _head_follows(adapter: Adapter) -> bool:
+    """Whether a method on the embedding takes the tied head with it."""
+    embed, head = adapter.pieces.get("embed/embedding"), adapter.pieces.get("head/kernel")
+    if embed is None or embed.kind == "TokenRows" or head is not None:
+        return False
+    return all(getattr(method, "ensure_weight_tying", True) for method in adapter.methods if _touches_embedding(method))
 
 
 def _touches_embedding(method: Any) -> bool:

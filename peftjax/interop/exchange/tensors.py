@@ -10,7 +10,6 @@ another.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,23 +106,28 @@ def fuse(parts: Sequence[tuple[tuple[int, int], Mapping[str, np.ndarray]]], whol
     add up; the product is the same.
 
     Args:
-        parts: ((start, stop) along the whole output, {"a", "b", "scale"}), in the order of the output.
+        parts: ((start, stop) along the whole output, {"a", "b", "scale"} and perhaps "bias"), in the order of the output.
         whole: size of the whole output.
     """
     scale = next((part["scale"] for _, part in parts if part["scale"] != 0), np.float32(1.0))  # not that of a part switched off
     first = parts[0][1]["a"]
     scaled = [(span, part["a"], part["b"] * np.float32(part["scale"] / scale)) for span, part in parts]
+    fused = {"scale": scale}
+    if any("bias" in part for _, part in parts):
+        fused["bias"] = np.zeros(whole, np.float32)
+        for (start, stop), part in parts:
+            fused["bias"][start:stop] = part["bias"] * np.float32(part["scale"] / scale)
     complete = sum(stop - start for (start, stop), _ in parts) == whole
     if (complete or len(parts) == 1) and all(np.array_equal(a, first) for _, a, _ in scaled):
         b = np.zeros((first.shape[0], whole), np.float32)
         for (start, stop), _, part in scaled:
             b[:, start:stop] = part
-        return {"a": first, "b": b, "scale": scale}
+        return fused | {"a": first, "b": b}
     b, row = np.zeros((sum(a.shape[0] for _, a, _ in scaled), whole), np.float32), 0
     for (start, stop), a, part in scaled:
         b[row : row + a.shape[0], start:stop] = part
         row += a.shape[0]
-    return {"a": np.concatenate([a for _, a, _ in scaled]), "b": b, "scale": scale}
+    return fused | {"a": np.concatenate([a for _, a, _ in scaled]), "b": b}
 
 
 def trimmed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -135,4 +139,4 @@ def trimmed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def nbytes(arrays: Mapping[str, Any]) -> int:
     """Bytes of all arrays."""
-    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
+    return sum(array.nbytes for array in arrays.values())

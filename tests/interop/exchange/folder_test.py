@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from peftjax.interop.exchange.folder import open_tensors, read_json, write_json, write_tensors
+from peftjax.interop.exchange.folder import open_tensors, write_tensors
+from peftjax.interop.json_file import read_json, write_json
 from peftjax.interop.safetensors_file import open_safetensors
 
 
