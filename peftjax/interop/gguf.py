@@ -4,9 +4,10 @@
     >>> opened.config.layers, len(opened.sources)
     (30, 272)
 
-Tensors are mapped into memory and decoded by the `gguf` package some rows at a time, whatever block type it knows (Q4_1, Q8_0,
-Q6_K, IQ4_XS, MXFP4, BF16, ...). Shapes are turned to Hugging Face's order, [out, in]; the order of the q and k rows is mended when
-they are put into place (`weights.rotary_order`). What the metadata say is read by `peftjax.interop.gguf_settings`.
+Tensors are mapped into memory and decoded some rows at a time: Q4_0, Q4_1 and Q8_0 by `peftjax.interop.gguf_blocks`, which can also take
+them over undecoded, all else that it knows (Q6_K, IQ4_XS, MXFP4, BF16, ...) by the `gguf` package. Shapes are turned to Hugging Face's
+order, [out, in]; the order of the q and k rows is mended when they are put into place (`weights.rotary_order`). What the metadata say is
+read by `peftjax.interop.gguf_settings`.
 """
 
 import dataclasses
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from peftjax.interop import gguf_blocks
 from peftjax.interop.families import Family, family_for
 from peftjax.interop.gguf_file import GGUFFile, TensorInfo, read_header
 from peftjax.interop.gguf_settings import ROPE_TENSORS, config_from_file, need
-from peftjax.interop.weights import Source
+from peftjax.interop.weights import Packed, Source
 from peftjax.models.config import DecoderConfig
 
 
@@ -64,6 +66,10 @@ def _source(info: TensorInfo, data: np.ndarray) -> Source:
     if len(info.shape) == 1:
         return Source(info.shape, lambda rows: gguf.dequantize(raw, kind)[rows])
     packed = raw.reshape(info.shape[0], -1)
+    if kind.name in gguf_blocks.KINDS:
+        return Source(
+            info.shape, lambda rows: gguf_blocks.decode(packed[rows], kind.name), packed=Packed(kind.name, lambda rows: packed[rows])
+        )
     return Source(info.shape, lambda rows: gguf.dequantize(np.ascontiguousarray(packed[rows]), kind))
 
 

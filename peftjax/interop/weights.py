@@ -8,20 +8,28 @@ belongs where is in `peftjax.interop.families`. Rows are read in blocks straight
 stays near one copy of the weights, and every complaint about names and shapes comes before anything is allocated.
 """
 
-import concurrent.futures
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from concurrent.futures import Executor, ThreadPoolExecutor
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from peftjax.interop.families import Family, Stored, Weight
 from peftjax.models.config import DecoderConfig
 
-_ROWS_OF = 1 << 19  # elements read at a time: 2 MB in float32 stays in the cache while it is transposed
+_AT_ONCE = 1 << 19  # elements read at a time: 2 MB in float32 stays in the cache while it is transposed
 _ALIGNMENT = 64  # XLA on CPU takes over a numpy buffer without a copy if it is aligned so
 _LISTED = 40
+
+
+class Packed(NamedTuple):
+    """A tensor as its file keeps it. kind: name of its type there; read: some rows -> uint8 [rows, bytes of a row]."""
+
+    kind: str
+    read: Callable[[slice | np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +40,13 @@ class Source:
         shape: as the Hugging Face format has it, slowest axis first: [out, in] for a linear layer.
         read: some rows (a slice or an index array along the first axis) -> array of any float dtype.
         problem: why it cannot be read (truncated, undecodable type), or None.
+        packed: of a quantised type that can be taken over bit for bit, its rows without decoding; else None.
     """
 
     shape: tuple[int, ...]
     read: Callable[[slice | np.ndarray], np.ndarray]
     problem: str | None = None
+    packed: Packed | None = None
 
 
 def check(config: DecoderConfig, family: Family, form: str, sources: Mapping[str, Source], origin: str) -> None:
@@ -74,30 +84,75 @@ def check(config: DecoderConfig, family: Family, form: str, sources: Mapping[str
         raise ValueError(f"{origin} does not hold the {family.name} weights that its configuration announces:\n  {shown}")
 
 
+class Tensors(NamedTuple):
+    """The tensors of one parameter, a `source` for each layer (one alone where it is not `stacked`), and where its values lie in them.
+
+    path: of the parameter; shape: of one layer; rows, columns: which of a tensor are ours, in our order; stored: how the format keeps it.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    stacked: bool
+    sources: list[Source]
+    rows: range | np.ndarray
+    columns: slice
+    stored: Stored
+
+    def leaf(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array of this shape for each layer, not yet filled."""
+        return aligned_empty((len(self.sources), *shape) if self.stacked else shape, dtype)
+
+    def layers(self, leaf: np.ndarray) -> Iterator[tuple[np.ndarray, Source]]:
+        """Each layer's part of such an array, with the tensor it comes from."""
+        return zip(leaf if self.stacked else [leaf], self.sources, strict=True)
+
+    def chunks(self, elements: int) -> Iterator[tuple[slice, slice | np.ndarray]]:
+        """(places, rows): our rows in portions of about so many elements, and which rows of a tensor they come from."""
+        step = max(1, elements // max(1, int(np.prod(self.sources[0].shape[1:]))))
+        for start in range(0, len(self.rows), step):
+            chunk = self.rows[start : start + step]
+            yield slice(start, start + len(chunk)), slice(chunk.start, chunk.stop) if isinstance(chunk, range) else chunk
+
+
+Reader = Callable[[Tensors, Executor], Any]
+
+
 def leaves(
-    config: DecoderConfig, family: Family, form: str, sources: Mapping[str, Source], dtype: Any = np.float32, threads: int = 2
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Parameter leaves by path, each complete, in `dtype`; the tensors must have passed `check`.
+    config: DecoderConfig, family: Family, form: str, sources: Mapping[str, Source], dtype: Any = np.float32, threads: int = 2,
+    readers: Mapping[str, Reader] = MappingProxyType({}),
+) -> Iterator[tuple[str, Any]]:
+    """Parameters by path, each complete; the tensors must have passed `check`.
 
     An array is never written again after it is handed out, so that a device may take over its memory.
+
+    Args:
+        dtype: of the arrays.
+        readers: by path, what is not to become an array of this dtype: called with the tensors and the pool of threads, it gives a node.
     """
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for weight in family.present(config):
-            shape, names = weight.sizes(config), weight.names(form, config)
-            stored = weight.stored(form)
-            leaf = aligned_empty((len(names), *shape) if weight.stacked else shape, dtype)
-            rows, columns = _which(weight, stored, config)
-            step = max(1, _ROWS_OF // max(1, int(np.prod(sources[names[0]].shape[1:]))))
-            jobs = []
-            for layer, name in enumerate(names):
-                target = leaf[layer] if weight.stacked else leaf
-                target = target.T if stored.transpose else target
-                for start in range(0, len(rows), step):
-                    chunk = rows[start : start + step]
-                    jobs.append(pool.submit(_fill, target[start : start + len(chunk)], sources[name], chunk, columns, stored.offset))
-            for job in jobs:
-                job.result()
-            yield weight.path, leaf
+            tensors = tensors_of(weight, form, config, sources)
+            reader = readers.get(weight.path)
+            yield weight.path, read_dense(tensors, dtype, pool) if reader is None else reader(tensors, pool)
+
+
+def tensors_of(weight: Weight, form: str, config: DecoderConfig, sources: Mapping[str, Source]) -> Tensors:
+    """Where the values of a parameter lie."""
+    stored = weight.stored(form)
+    found = [sources[name] for name in weight.names(form, config)]
+    return Tensors(weight.path, weight.sizes(config), weight.stacked, found, *_which(weight, stored, config), stored)
+
+
+def read_dense(tensors: Tensors, dtype: Any, pool: Executor) -> np.ndarray:
+    """A parameter as an array of `dtype`."""
+    leaf, jobs = tensors.leaf(tensors.shape, dtype), []
+    for target, source in tensors.layers(leaf):
+        target = target.T if tensors.stored.transpose else target
+        for places, rows in tensors.chunks(_AT_ONCE):
+            jobs.append(pool.submit(_fill, target[places], source, rows, tensors.columns, tensors.stored.offset))
+    for job in jobs:
+        job.result()
+    return leaf
 
 
 def check_copies(family: Family, sources: Mapping[str, Source], params: Mapping[str, Any], origin: str) -> None:
@@ -144,9 +199,9 @@ def _which(weight: Weight, stored: Stored, config: Any) -> tuple[range | np.ndar
     return range(start, stop), slice(None)
 
 
-def _fill(target: np.ndarray, source: Source, rows: range | np.ndarray, columns: slice, offset: float) -> None:
+def _fill(target: np.ndarray, source: Source, rows: slice | np.ndarray, columns: slice, offset: float) -> None:
     """Writes some rows of one tensor into their place."""
-    values = source.read(slice(rows.start, rows.stop) if isinstance(rows, range) else rows)
+    values = source.read(rows)
     if columns != slice(None):
         values = values[..., columns]
     target[...] = values - values.dtype.type(offset) if offset else values

@@ -81,7 +81,7 @@ def test_leaves_do_not_depend_on_block_size_or_threads(tmp_path, monkeypatch):
     params = flatten(tiny_checkpoint.write(tmp_path, tiny_checkpoint.BIASED))
     opened = hf.open_directory(tmp_path)
     for rows_of, threads in ((1, 1), (100, 3), (1 << 20, 2)):
-        monkeypatch.setattr(weights, "_ROWS_OF", rows_of)
+        monkeypatch.setattr(weights, "_AT_ONCE", rows_of)
         found = dict(weights.leaves(opened.config, opened.family, "hf", opened.sources, threads=threads))
         assert found.keys() == params.keys()
         for path in params:
@@ -95,7 +95,7 @@ def test_parts_of_a_tensor_are_read_apart_whatever_the_block_size(name, monkeypa
     fused = "model.layers.1.self_attn.qkv_proj.weight" if name == "phi3" else "transformer.h.1.attn.c_attn.weight"
     whole = tensors[fused].T if name == "phi3" else tensors[fused]
     for rows_of, threads in ((1, 1), (100, 3), (1 << 20, 2)):
-        monkeypatch.setattr(weights, "_ROWS_OF", rows_of)
+        monkeypatch.setattr(weights, "_AT_ONCE", rows_of)
         found = dict(weights.leaves(opened.config, opened.family, "hf", opened.sources, threads=threads))
         parts = [found[f"blocks/attn/{part}/kernel"][1] for part in "qkv"]
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
