@@ -10,15 +10,16 @@ between members of a population without another compilation. `bias` [L, out] is 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup, node
-from peftjax.nn.thin import expand, shrink
 from peftjax.nn.tree import put
+from peftjax.peft import low_rank
+from peftjax.peft.dora import DoRA, on_weight
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import per_layer
 from peftjax.peft.select import Target, as_patterns, module_of, require_used, resolve, select, with_head
@@ -55,22 +56,18 @@ class LoRA(Kernel):
 
     def dot(self, x, key=None):
         h = drop(x, self.dropout, key, self.name)
-        thin = shrink(h, self.a) * self.scale.astype(x.dtype)
-        y = dot(x, self.base, key) + expand(thin, self.b)
+        y = dot(x, self.base, key) + low_rank.times(h, self.a, self.b, self.scale)
         return y if self.bias is None else y + jnp.broadcast_to((self.scale * self.bias).astype(y.dtype), y.shape)
 
     def lookup(self, ids, dtype, key=None):
-        thin = jnp.moveaxis(jnp.take(self.a, ids, axis=1), 0, -1).astype(dtype) * self.scale.astype(dtype)
-        return lookup(ids, self.base, dtype, key) + expand(thin, self.b)
+        return lookup(ids, self.base, dtype, key) + low_rank.lookup(ids, self.a, self.b, self.scale, dtype)
 
     def attend(self, x, key=None):
-        thin = shrink(x, self.b) * self.scale.astype(x.dtype)
-        return attend(x, self.base, key) + expand(thin, self.a)
+        return attend(x, self.base, key) + low_rank.back(x, self.a, self.b, self.scale)
 
     def merge(self):
         base = dense(self.base)
-        delta = jnp.einsum("...ri,...ro->...io", self.a, self.b * self.scale[..., None, None])
-        return (base.astype(jnp.float32) + delta).astype(base.dtype)
+        return (base.astype(jnp.float32) + low_rank.whole(self.a, self.b, self.scale)).astype(base.dtype)
 
     def merged_bias(self):
         below = self.base.merged_bias() if isinstance(self.base, Kernel) else None
@@ -90,6 +87,8 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
         targets: regular expressions over logical paths, or the field's names; see `peftjax.peft.select`.
         dropout: rate on the input of A, at training time; on embeddings there is none, whose input is an index.
         rslora: scale = alpha / sqrt(rank).
+        dora: the columns of the changed weight get trained lengths (see `peftjax.peft.dora`). The node stands on the weight itself, under
+            LoRAs of other names, whichever came first.
         lora_bias: a bias behind B, from zero and scaled like it, on linear kernels (as HF PEFT).
         ensure_weight_tying: on an embedding that the head is tied to, the head is adapted with it; False leaves the head what the base's
             was, as HF PEFT does unless asked.
@@ -107,6 +106,7 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
     targets: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
     rslora: bool = False
+    dora: bool = False
     lora_bias: bool = False
     ensure_weight_tying: bool = True
     init: str = "kaiming"
@@ -125,12 +125,14 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             raise ValueError(f"LoRA init {self.init!r} is none of {', '.join(INITS)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LoRA dropout {self.dropout} is not in [0, 1)")
+        if self.dora and self.lora_bias:
+            raise ValueError("a bias behind B has no part in DoRA, which is a change of the weight alone; leave out dora or lora_bias")
 
     def attach(self, params: dict, key: jax.Array) -> dict:
-        """A new tree with a LoRA node around every target.
+        """A new tree with a LoRA node, or a DoRA node, around every target.
 
         Raises:
-            ValueError: a target, a pattern or a layer that names nothing.
+            ValueError: a target, a pattern or a layer that names nothing; DoRA on a weight that another method than LoRA stands on.
         """
         if {"lm_head", "head"} & set(as_patterns(self.targets)):
             params = with_head(params)
@@ -143,7 +145,7 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             params = put(params, target.path, self._node(target, key))
         return params
 
-    def _node(self, target: Target, key: jax.Array) -> LoRA:
+    def _node(self, target: Target, key: jax.Array) -> LoRA | DoRA:
         module, layers = module_of(target.logical), target.layers
         ranks = [resolve(self.rank_pattern, module, layer, self.rank) for layer in (layers or [None])]
         alphas = [
@@ -175,6 +177,8 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             a, b = (draw("a", zero), draw("b", thin)) if is_embedding else (draw("a", thin), draw("b", zero))
         scale = jnp.asarray(scales if layers else scales[0], jnp.float32)
         dropout = jnp.full(scale.shape, self.dropout, jnp.float32) if self.dropout else None
+        if self.dora:
+            return _beneath(target.value, lambda weight: on_weight(weight, a, b, scale, dropout, self.name), target.path)
         bias = jnp.zeros(b.shape[:-2] + b.shape[-1:]) if self.lora_bias and not is_embedding else None
         return LoRA(target.value, a, b, scale, dropout, self.name, bias)
 
@@ -185,6 +189,18 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             return lambda key: jax.random.normal(key, (rank, width)) / rank
         bound = width**-0.5
         return lambda key: jax.random.uniform(key, (rank, width), minval=-bound, maxval=bound)
+
+
+def _beneath(value: Any, wrap: Callable[[Any], DoRA], path: str) -> Any:
+    """What stands at a path with the weight under its LoRAs wrapped: beside a LoRA a DoRA means the same whichever was attached first."""
+    if isinstance(value, LoRA):
+        return dataclasses.replace(value, base=_beneath(value.base, wrap, path))
+    if isinstance(value, Kernel) and hasattr(value, "name"):
+        raise ValueError(
+            f"DoRA cannot stand on {path}, where {type(value).__name__} {value.name!r} stands: the lengths would be those of a weight that "
+            "is not read; merge or detach that first, or name other targets"
+        )
+    return wrap(value)
 
 
 def _orthogonal(rank: int, rows: int, width: int):

@@ -66,6 +66,14 @@ METHODS = {
     "norms": (norm_only(),),
     "head": (head_only(),),
     "lora bias": (lora(rank=2, alpha=3, lora_bias=True),),
+    "dora": (lora(rank=2, alpha=3, dora=True),),
+    "dora patterns": (
+        lora(
+            rank=2, rank_pattern={"blocks/1/.*": 3, "down_proj": 1}, targets=["all-linear", "embed_tokens", "lm_head"], dora=True
+        ),
+    ),
+    "dora on a tied embedding": (lora(rank=2, targets=["embed_tokens", "q_proj"], dora=True),),
+    "dora and lora": (lora(rank=2, dora=True, name="tone"), lora(rank=1, targets=["q_proj", "down_proj"], name="task")),
     "lora apart from the head": (lora(rank=2, targets=["embed_tokens", "q_proj"], ensure_weight_tying=False),),
     "embedding apart from the head": (full(targets=["embed_tokens", "v_proj"], ensure_weight_tying=False),),
     "tokens": (trainable_tokens(ids=(3, 7, 31)),),
@@ -158,7 +166,7 @@ def test_attaching_is_a_function_of_its_arguments_and_not_of_the_order(name):
 def test_how_the_stack_is_cut_changes_nothing(name):
     segments = (1, 1)
     parts = attach(cut(base(TIED), TIED, segments), METHODS[name], KEY)
-    if name != "lora patterns":  # a segment holds the rows of its own ranks only
+    if not name.endswith("patterns"):  # a segment holds the rows of its own ranks only
         equal_trees(cut(parts, TIED, ()), attached(name))
     np.testing.assert_allclose(
         logits(moved_as(parts, name), TIED, segments=segments), logits(trained(name), TIED), rtol=1e-4, atol=1e-5
@@ -193,7 +201,7 @@ def test_recomputing_changes_no_gradient():
             np.testing.assert_allclose(leaf, want[path], rtol=1e-3, atol=1e-4, err_msg=f"{remat} {path}")
 
 
-@pytest.mark.parametrize("name", ["lora patterns", "bottleneck everywhere", "mixed"])
+@pytest.mark.parametrize("name", ["lora patterns", "dora patterns", "bottleneck everywhere", "mixed"])
 def test_plain_is_jit(name):
     plain = Decoder(TIED).apply({"params": trained(name)}, tokens())
     np.testing.assert_allclose(plain, logits(trained(name), TIED), rtol=1e-4, atol=1e-5)
@@ -234,6 +242,7 @@ def test_gradients_reach_every_leaf_and_the_frozen_base_stays(name):
 COUNTS = {
     "lora r 16 all linear": (lora(rank=16), 4_884_480),
     "lora r 8 all linear": (lora(rank=8), 2_442_240),
+    "dora r 8 q, v, down": (lora(rank=8, targets=["q_proj", "v_proj", "down_proj"], dora=True), 1_008_000),
     "lora r 8 q, v": (lora(rank=8, targets=["q_proj", "v_proj"]), 460_800),
     "pfeiffer m 36": (pfeiffer(size=36), 1_262_520),
     "pfeiffer reduction 16": (pfeiffer(reduction_factor=16), 1_262_520),
@@ -273,7 +282,7 @@ def members(name: str):
 POPULATION = jax.vmap(jax.value_and_grad(member_loss), in_axes=(0, None, None))
 
 
-@pytest.mark.parametrize("name", ["lora patterns", "full", "mixed"])
+@pytest.mark.parametrize("name", ["lora patterns", "dora", "full", "mixed"])
 def test_a_member_of_a_population_is_its_solo_run(name):
     solos, stacked, frozen = members(name)
     losses, grads = jax.jit(POPULATION)(stacked, frozen, train_batch())
@@ -304,7 +313,7 @@ def equations(program):
                 yield from equations(inner)
 
 
-@pytest.mark.parametrize("name", ["lora", "houlsby", "pfeiffer"])
+@pytest.mark.parametrize("name", ["lora", "dora", "houlsby", "pfeiffer"])
 def test_the_base_is_not_batched_over_a_population(name):
     """A base product takes the weight as it is and all members' rows at once; no copies of a weight, there and back."""
     _, stacked, frozen = members(name)
@@ -338,7 +347,10 @@ def test_the_base_is_not_batched_over_a_population(name):
 LARGE = DecoderConfig(vocab_size=512, width=256, layers=8, heads=4, kv_heads=2, head_size=64, ff=1024)
 
 
-@pytest.mark.parametrize(("method", "holds"), [(lora(rank=4), False), (pfeiffer(size=8), False), (full(), True)])
+@pytest.mark.parametrize(
+    ("method", "holds"),
+    [(lora(rank=4), False), (lora(rank=4, dora=True), False), (pfeiffer(size=8), False), (full(), True)],
+)
 def test_no_gradient_of_the_frozen_base_is_held(method, holds):
     abstract = abstract_params(LARGE)
     trainable, frozen = partition(jax.eval_shape(lambda params: attach(params, [method], KEY), abstract))
