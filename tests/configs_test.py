@@ -38,16 +38,16 @@ def test_config_is_complete_and_documented(path):
 
 
 def test_variants_are_short():
-    for name in ("quickstart", "quickstart_adapter", "icd_lora"):
+    for name in ("quickstart", "quickstart_adapter", "quickstart_qlora", "icd_lora"):
         path = next(path for path in CONFIGS if path.stem == name)
         assert load(path).get_config("runlocal").train.steps <= 4
 
 
-def test_both_quickstarts_train_about_as_many_parameters():
+def test_quickstarts_train_about_as_many_parameters():
     counts = {}
     for path in CONFIGS:
         if path.stem.startswith("quickstart"):
             methods = [from_data(method.to_dict()) for method in load(path).get_config().peft]
             tree = jax.eval_shape(lambda p, m=methods: attach(p, m, jax.random.key(0)), abstract_params(SMOL))
             counts[path.stem] = size(partition(tree)[0])[0]
-    assert counts == {"quickstart": 4_884_480, "quickstart_adapter": 4_859_880}
+    assert counts == {"quickstart": 4_884_480, "quickstart_adapter": 4_859_880, "quickstart_qlora": 4_884_480}

@@ -7,6 +7,7 @@ Both halves have the structure of `params` with None where the other half holds 
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Entry, Kernel
+from peftjax.nn.quant import Quantised
 from peftjax.nn.tree import path_of
 from peftjax.peft.attach import adapters
 
@@ -63,6 +65,11 @@ def nothing(params: dict) -> dict:
 
 
 def size(tree: Any) -> tuple[int, int]:
-    """(number of values, bytes) of all leaves."""
-    leaves = jax.tree.leaves(tree)
-    return sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    """(number of values, bytes) of all leaves. A quantised kernel has as many values as the weight it stands for."""
+    values = 0
+    for value in jax.tree.leaves(tree, is_leaf=lambda value: isinstance(value, Quantised)):
+        if not isinstance(value, Quantised):
+            values += value.size
+        elif jax.tree.leaves(value):  # the other half of a partition holds its structure alone
+            values += math.prod(value.shape)
+    return values, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

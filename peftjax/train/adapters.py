@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from peftjax.interop.base import Base, load_base
 from peftjax.interop.exchange.load import load_adapter
+from peftjax.interop.exchange.manifest import read_manifest
+from peftjax.interop.quantise import describe
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
 from peftjax.nn.tree import flatten, unflatten_like
@@ -26,6 +28,8 @@ from peftjax.train.checkpoint import Checkpoints, stored_specification, stored_t
 from peftjax.train.config import SMOLLM2, default_config
 from peftjax.train.prepare import segments_of
 from peftjax.train.startup import make_model, precision
+
+AS_TRAINED = "as trained"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +66,12 @@ class Ready:
 
 
 def ready(run: str | None = None, base: str | None = None, adapter: str | None = None, *, step: int | None = None,
-          other_base: bool = False) -> Ready:
+          other_base: bool = False, quantise: Any = AS_TRAINED) -> Ready:
     """What a person asked for with --run, or with --base and --adapter. The base defaults to SmolLM2-135M-Instruct.
+
+    Args:
+        quantise: how the base of an adapter, or a base alone, is held: rules of `peftjax.interop.quantise`. By default as it was when the
+            adapter was made, which is dense where its directory does not say so; a run has its own.
 
     Raises:
         ValueError: a run beside a base or an adapter; else as `of_run` and `of_adapter`.
@@ -74,18 +82,22 @@ def ready(run: str | None = None, base: str | None = None, adapter: str | None =
         return of_run(run, step)
     if step is not None:
         raise ValueError("--step belongs to a run: name its folder with --run")
-    return of_base(base or SMOLLM2) if adapter is None else of_adapter(adapter, base or SMOLLM2, other_base)
+    if adapter is None:
+        return of_base(base or SMOLLM2, None if quantise == AS_TRAINED else quantise)
+    return of_adapter(adapter, base or SMOLLM2, other_base, quantise)
 
 
-def of_base(uri: str) -> Ready:
-    """A base alone, in the dtype that suits this machine."""
-    base = load_base(uri, dtype=precision("auto").name)
+def of_base(uri: str, quantise: Any = None) -> Ready:
+    """A base alone, in the dtype that suits this machine, held as the rules say."""
+    base = load_base(uri, dtype=precision("auto").name, quantise=quantise)
     return Ready(base, base.params, (), (), default_config(), uri, {})
 
 
-def of_adapter(folder: str, base_uri: str, other_base: bool = False) -> Ready:
+def of_adapter(folder: str, base_uri: str, other_base: bool = False, quantise: Any = AS_TRAINED) -> Ready:
     """A base with the adapter of a directory. Errors as in `peftjax.interop.exchange.load.read_adapter`."""
-    base = load_base(base_uri, dtype=precision("auto").name)
+    if quantise == AS_TRAINED:
+        quantise = ((read_manifest(Path(folder)) or {}).get("base") or {}).get("quantise")
+    base = load_base(base_uri, dtype=precision("auto").name, quantise=quantise)
     loaded = load_adapter(folder, base, other_base=other_base)
     for note in loaded.adapter.notes:
         print(f"note: {folder}: {note}", file=sys.stderr, flush=True)
@@ -102,10 +114,10 @@ def of_run(run: str | Path, step: int | None = None) -> Ready:
     config, checkpoints = config_of(Path(run)), Path(run) / "checkpoints"
     specification = stored_specification(checkpoints, step)
     # In the dtype it was trained with: another is another base, wherever the adapter is used.
-    base = load_base(config.base.uri, dtype=specification["base"]["dtype"])
+    base = load_base(config.base.uri, dtype=specification["base"]["dtype"], quantise=config.base.get("quantise"))
     if specification["base"]["fingerprint"] != base.fingerprint:
         raise ValueError(f"the adapter in {checkpoints} was trained on a base with fingerprint {specification['base']['fingerprint']}, "
-                         f"{base.uri} has {base.fingerprint}")
+                         f"{base.uri} has {base.fingerprint}; both are held {describe(base.quantise)}")
     if specification["tokenizer"] != base.tokenizer.fingerprint:
         raise ValueError(f"the adapter in {checkpoints} was trained with a tokenizer of fingerprint {specification['tokenizer']}, "
                          f"that of {base.uri} has {base.tokenizer.fingerprint}")

@@ -22,6 +22,7 @@ from ml_collections.config_dict import placeholder
 
 from peftjax.evals.metrics import METRICS
 from peftjax.hints import did_you_mean
+from peftjax.interop.quantise import as_rules
 from peftjax.peft.spec import from_data, to_data
 
 SMOLLM2 = (
@@ -60,7 +61,9 @@ def from_file(path: str | Path, variant: str = "") -> ConfigDict:
 def default_config() -> ConfigDict:
     """All fields. `auto` is decided by the backend: bfloat16 compute and base on accelerators, float32 on CPU."""
     return ConfigDict({
-        "base": {"uri": SMOLLM2, "dtype": "auto"},  # what to load (directory, .gguf, pypi:..., hub id) and how to hold it
+        # What to load (directory, .gguf, pypi:..., hub id), the dtype of what is dense, and what is held quantised: rules as text ("nf4",
+        # "as stored", "embed=int8,all-linear=nf4") or pairs, see `peftjax.interop.quantise`.
+        "base": {"uri": SMOLLM2, "dtype": "auto", "quantise": placeholder(object)},
         "model": {"compute": "auto", "remat": "auto", "segments": "auto", "unroll": False},
         "peft": [],  # methods(...)
         # An adapter to train on from (a directory of ours, HF PEFT's or AdapterHub's), its name here, may it be of another base.
@@ -102,6 +105,10 @@ def check(config: ConfigDict) -> None:
     Raises:
         ValueError: names the field, what it is and what it may be.
     """
+    if isinstance(config.base.quantise, ConfigDict):
+        raise ValueError("config.base.quantise is a mapping, which a config does not keep in order, and the first rule that fits counts; "
+                         f"write text or pairs: {','.join(f'{target}={form}' for target, form in config.base.quantise.items())!r}")
+    as_rules(config.base.quantise)
     config.peft = [method if isinstance(method, ConfigDict) else methods(method)[0] for method in config.peft]
     unknown = _unknown(config.to_dict(), default_config().to_dict(), "")
     if unknown:

@@ -69,7 +69,7 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
 
     # ---- the base, the data, the methods -----------------------------------------------------------------------------
     mesh = make_mesh(config.train.mesh.data, config.train.mesh.model)
-    base = load_base(config.base.uri, dtype=precision(config.base.dtype).name)
+    base = load_base(config.base.uri, dtype=precision(config.base.dtype).name, quantise=config.base.quantise)
     base_size = size(base.params)
     say(f"base {base.uri}: {base_size[0]:,} parameters, loaded at {time.time() - started:.1f} s")
     config, start = with_start(config, base)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny import TIED, base, equal_trees
 
+from peftjax.nn.quant import quantise
 from peftjax.nn.tree import flatten, get, put
 from peftjax.peft.attach import attach
 from peftjax.peft.bottleneck import pfeiffer, scaled_parallel
@@ -84,3 +85,12 @@ def test_gradients_have_the_structure_of_the_trainables():
 def test_size_counts_values_and_bytes():
     assert size({"a": jnp.ones((2, 3)), "b": {"c": jnp.ones(4, jnp.bfloat16), "d": None}}) == (10, 32)
     assert size(jax.eval_shape(tree)) == size(tree())
+
+
+def test_a_quantised_kernel_counts_as_the_weight_it_stands_for():
+    params = put(base(), "blocks/attn/q/kernel", quantise(get(base(), "blocks/attn/q/kernel"), "int8"))
+    params = attach(params, [lora(rank=2)], jax.random.key(0))
+    dense = attach(base(), [lora(rank=2)], jax.random.key(0))
+    for ours, theirs in zip((params, *partition(params)), (dense, *partition(dense)), strict=True):
+        assert size(ours)[0] == size(theirs)[0] and size(ours)[1] <= size(theirs)[1]
+

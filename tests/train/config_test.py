@@ -1,6 +1,7 @@
 """The config: defaults, refusals, and what a command line may say."""
 
 import pytest
+from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
 from peftjax.peft import bottleneck, lora
@@ -28,6 +29,8 @@ def test_methods_survive_as_data():
     ("data.name", "", "config.data.name is empty"),
     ("train.parallel", "pjit", "it may be jit, pmap"),
     ("base.dtype", "float16", "it may be auto, float32, bfloat16"),
+    ("base.quantise", "nf5", "did you mean 'nf4'"),
+    ("base.quantise", ConfigDict({"embed": "int8", "all-linear": "nf4"}), "write text or pairs: 'all-linear=nf4,embed=int8'"),
     ("peft[0].rank", 0, "rank 0 is not positive"),
     ("peft[0].init", "kaimin", "is none of kaiming"),
     ("peft[0].method", "lorra", "did you mean 'lora'"),

@@ -20,6 +20,7 @@ from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.tensors import read_float32
 from peftjax.interop.json_file import read_json
+from peftjax.nn.kernels import dense
 from peftjax.nn.tree import get
 from peftjax.peft.classifier import classifier
 from peftjax.peft.parts import full
@@ -61,7 +62,7 @@ def _language_model(folder: Path, tensors: Mapping[str, np.ndarray], modules: Mo
     if base_params is None:
         return Head(notes=(f"{head}.weight beside the adapter was left out and not compared with the base's",))
     kernel = get(base_params, "head/kernel")
-    leaf = get(base_params, "embed/embedding") if kernel is None else kernel
+    leaf = dense(get(base_params, "embed/embedding") if kernel is None else kernel)
     own = np.asarray(leaf, np.float32) if kernel is None else np.asarray(leaf, np.float32).T
     if own.shape != array.shape:
         raise ValueError(f"{folder / t.HEAD_WEIGHTS}: {head}.weight is {list(array.shape)}, this base wants {list(own.shape)}")

@@ -6,7 +6,7 @@
      "scales": {"blocks/0/attn/q/kernel": 2.0, ...},           effective scales, as the tensors have them
      "dtype": "float32", "parameters": 24576, "bytes": 98304,
      "random": {"prng": "threefry2x32", "partitionable": true, "constants": []},     generator of random constants, and who uses them
-     "base": {"fingerprint", "uri", "dtype", "config": {...}}, "tokenizer": {"fingerprint"},
+     "base": {"fingerprint", "uri", "dtype", "quantise", "config": {...}}, "tokenizer": {"fingerprint"},
      "lineage": {...},                                         run, config, data, earlier formats
      "files": {"peftjax.safetensors": {"bytes", "sha256"}}}
 
@@ -27,6 +27,7 @@ from peftjax.interop.base import Base
 from peftjax.interop.exchange.adapter import Adapter
 from peftjax.interop.exchange.tensors import nbytes
 from peftjax.interop.json_file import read_json, write_json
+from peftjax.interop.quantise import describe
 from peftjax.peft.spec import to_data
 
 FILE = "peftjax.json"
@@ -44,7 +45,6 @@ def manifest(adapter: Adapter, base: Base) -> dict[str, Any]:
         path: float(piece.arrays["scale"]) for path, piece in adapter.pieces.items()
         if "scale" in piece.arrays and piece.arrays["scale"].ndim == 0
     }
-    leaf = jax.tree.leaves(base.params)[0]
     return {
         "format": FORMAT, "version": VERSION,
         "methods": [to_data(method) for method in adapter.methods],
@@ -55,7 +55,7 @@ def manifest(adapter: Adapter, base: Base) -> dict[str, Any]:
             "prng": str(jax.config.jax_default_prng_impl), "partitionable": bool(jax.config.jax_threefry_partitionable), "constants": [],
         },
         "base": {
-            "fingerprint": adapter.base or base.fingerprint, "uri": base.uri, "dtype": str(leaf.dtype),
+            "fingerprint": adapter.base or base.fingerprint, "uri": base.uri, "dtype": base.dtype, "quantise": base.quantise,
             "config": dataclasses.asdict(base.config),
         },
         "tokenizer": {"fingerprint": adapter.tokenizer or base.tokenizer.fingerprint},
@@ -102,10 +102,11 @@ def check_identity(content: Mapping[str, Any], base: Base, origin: str, other_ba
     if other_base:
         return
     wanted, tokenizer = content["base"], content["tokenizer"]["fingerprint"]
-    dtype = str(jax.tree.leaves(base.params)[0].dtype)
     lines = []
     if wanted["fingerprint"] != base.fingerprint:
-        hint = f"; it was loaded in {dtype} here and in {wanted['dtype']} there" if wanted["dtype"] != dtype else ""
+        hint = f"; it was loaded in {base.dtype} here and in {wanted['dtype']} there" if wanted["dtype"] != base.dtype else ""
+        here, there = describe(base.quantise), describe(wanted.get("quantise"))
+        hint += f"; it is held {here} here and was held {there} there: say quantise={wanted.get('quantise')!r}" if here != there else ""
         made_for = f"{wanted['uri']} ({wanted['fingerprint'][:16]}...)"
         lines.append(f"base {base.uri} has fingerprint {base.fingerprint[:16]}..., made for {made_for}{hint}")
     if tokenizer != base.tokenizer.fingerprint:

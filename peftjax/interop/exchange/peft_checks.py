@@ -10,6 +10,7 @@ from peftjax.hints import did_you_mean
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.peft_rules import TIED, saved, targeted
+from peftjax.nn.kernels import dense
 from peftjax.nn.tree import get
 
 
@@ -88,6 +89,6 @@ def is_copy(array: np.ndarray, path: str, modules: Modules, base_params: Any) ->
     leaf = get(base_params, modules.parameter(path))
     if leaf is None:
         return False
-    own = np.asarray(leaf.astype(jnp.float32))
+    own = np.asarray(dense(leaf).astype(jnp.float32))
     own = own.T if modules.kind(path) == "linear" else own
     return own.shape == array.shape and np.array_equal(np.asarray(array.astype(leaf.dtype), np.float32), own)

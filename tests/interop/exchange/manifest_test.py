@@ -13,6 +13,8 @@ from peftjax.interop.base import Base
 from peftjax.interop.exchange.manifest import FILE, check_identity, manifest, read_manifest, write_manifest
 from peftjax.interop.fingerprint import fingerprint
 from peftjax.models.tokenizer import Tokenizer
+from peftjax.nn.quant import quantise
+from peftjax.nn.tree import get, put
 from peftjax.peft.spec import from_data
 
 
@@ -20,9 +22,14 @@ def other_tokenizer() -> Tokenizer:
     return Tokenizer(tiny_tokenizer.backend(), {"eos_token": "<|endoftext|>"})
 
 
+def held(on: Base) -> Base:
+    params = put(on.params, "blocks/attn/q/kernel", quantise(get(on.params, "blocks/attn/q/kernel"), "int8"))
+    return dataclasses.replace(on, params=params, fingerprint=fingerprint(params), quantise=[["q_proj", "int8"]])
+
+
 def in_half(on: Base) -> Base:
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), on.params)
-    return dataclasses.replace(on, params=params, fingerprint=fingerprint(params))
+    return dataclasses.replace(on, params=params, fingerprint=fingerprint(params), dtype="bfloat16")
 
 
 def test_it_says_what_the_adapter_is():
@@ -59,10 +66,11 @@ def test_the_base_it_was_made_for_is_let_in():
     [
         (base("mistral"), ["base mistral has fingerprint", "made for llama ("]),
         (in_half(base("llama")), ["; it was loaded in bfloat16 here and in float32 there"]),
+        (held(base("llama")), ["; it is held q_proj int8 here and was held dense there: say quantise=None"]),
         (dataclasses.replace(base("llama"), tokenizer=other_tokenizer()), ["the tokenizer has fingerprint"]),
         (dataclasses.replace(base("mistral"), tokenizer=other_tokenizer()), ["base mistral has", "the tokenizer has"]),
     ],
-    ids=["base", "dtype", "tokenizer", "both"],
+    ids=["base", "dtype", "quantised", "tokenizer", "both"],
 )
 def test_another_base_or_tokenizer_is_refused_unless_asked_for(other, messages):
     content = manifest(read("peft", "plain"), base("llama"))
