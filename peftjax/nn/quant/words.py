@@ -16,15 +16,20 @@ def pack(codes: jax.Array) -> jax.Array:
     """Codes [..., K, N], integers of 0 to 15, K a multiple of 8 -> words uint32 [..., K/8, N]."""
     *lead, k, n = codes.shape
     lanes = codes.astype(jnp.uint32).reshape(*lead, k // PER_WORD, PER_WORD, n)
-    return jnp.sum(lanes << _shifts(lanes), axis=-2, dtype=jnp.uint32)  # the nibbles do not overlap: their sum is their union
+    lanes = lanes << _along_lanes(jnp.arange(0, 32, 4, dtype=jnp.uint32), lanes.shape)
+    return jnp.sum(lanes, axis=-2, dtype=jnp.uint32)  # the nibbles do not overlap: their sum is their union
 
 
 def unpack(words: jax.Array) -> jax.Array:
     """Words uint32 [..., K/8, N] -> codes int32 [..., K, N]. Signed, because vector units convert signed integers to floats."""
+    # Behind the words: a scan moves what depends on nothing out of its body, and would keep the shifts of whole weights in memory.
+    words, shifts = jax.lax.optimization_barrier((words, jnp.arange(0, 32, 4, dtype=jnp.uint32)))
     *lead, rows, n = words.shape
     lanes = jnp.broadcast_to(words[..., None, :], (*lead, rows, PER_WORD, n))
-    return ((lanes >> _shifts(lanes)) & 15).astype(jnp.int32).reshape(*lead, rows * PER_WORD, n)
+    codes = (lanes >> _along_lanes(shifts, lanes.shape)) & 15
+    return codes.astype(jnp.int32).reshape(*lead, rows * PER_WORD, n)
 
 
-def _shifts(lanes):
-    return 4 * jax.lax.broadcasted_iota(jnp.uint32, lanes.shape, lanes.ndim - 2)
+def _along_lanes(shifts, shape):
+    """[8] -> [.., 8, N]."""
+    return jax.lax.broadcast_in_dim(shifts, shape, (len(shape) - 2,))
