@@ -1,50 +1,69 @@
-"""Times the training step: tokens/s, fraction of the machine's GEMM rate, peak memory, one process a case.
+"""Times the training step, alone or in turns with HF PEFT and AdapterHub: tokens/s, fraction of the GEMM rate, peaks, first steps.
 
-    python scripts/bench_train.py                                 all methods and shapes, on SmolLM2-135M
-    python scripts/bench_train.py --cases lora:4x256 --steps 9
+    python scripts/bench_train.py                                      ours alone: all methods at 4x256, 8x128, 1x1024, on SmolLM2-135M
+    python scripts/bench_train.py --remat=auto,block --peer_python /tmp/peft/bin/python --adapters_python /tmp/adapters/bin/python
+    python scripts/bench_train.py --quantise=nf4 --only=lora --shapes=4x256     QLoRA; ours in float32 takes the peer's place
+    python scripts/bench_train.py --cold=3 --peer_python ...           from process start to the first step at 4x256, warm caches
+
+The environments are those of scripts/agree_with_peers.py. remat=block is compared with the peer's gradient checkpointing, all else without.
 """
 
+import itertools
 import json
-import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from absl import app, flags
 
-CASES = flags.DEFINE_list("cases", None, "Cases as method:BATCHxLENGTH; default is every method at 4x256, 8x128, 1x1024.")
+PEFT = flags.DEFINE_string("peer_python", None, "Python of an environment with HF PEFT.")
+ADAPTERS = flags.DEFINE_string("adapters_python", None, "Python of an environment with AdapterHub's `adapters`.")
 BASE = flags.DEFINE_string("base", None, "Base to train; default SmolLM2-135M-Instruct.")
-STEPS = flags.DEFINE_integer("steps", 5, "Timed steps a case; the median is printed.", lower_bound=1)
-REMAT = flags.DEFINE_enum(
-    "remat", "dots", ["none", "attention", "dots", "block"], "What the backward pass recomputes; dots is what a run does."
-)
-ONE = flags.DEFINE_string("one", None, "One case, measured in this process, printed as JSON (used by the script itself).")
-
-
-def measure_here(case: str) -> None:
-    """Measures one case and prints it as JSON."""
-    import dataclasses
-
-    from peftjax.interop.base import load_base
-    from peftjax.train.bench import measure
-    from peftjax.train.config import SMOLLM2
-
-    method, _, shape = case.partition(":")
-    batch, length = map(int, shape.split("x"))
-    row = measure(load_base(BASE.value or SMOLLM2), method, batch, length, STEPS.value, REMAT.value)
-    print(json.dumps(dataclasses.asdict(row)))
+ONLY = flags.DEFINE_list("only", None, "Methods; default all of peftjax.train.bench.METHODS.")
+SHAPES = flags.DEFINE_list("shapes", ["4x256", "8x128", "1x1024"], "BATCHxLENGTH of the cases.")
+STEPS = flags.DEFINE_integer("steps", 5, "Timed steps a side; the median is printed.", lower_bound=1)
+REMAT = flags.DEFINE_list("remat", ["auto"], "What the backward pass recomputes: auto is what a run does.")
+QUANTISE = flags.DEFINE_string("quantise", None, "Quantise our base so, and compare with our own float32 step.")
+COLD = flags.DEFINE_integer("cold", 0, "Process starts to time, each side; 0 times steps.", lower_bound=0)
+SERVE = flags.DEFINE_string("serve", None, "Our side of one case, as JSON (used by the script itself).")
 
 
 def main(_):
-    if ONE.value:
-        return measure_here(ONE.value)
-    from peftjax.train.bench import METHODS, SHAPES, Measured, as_table
+    from peftjax.train import bench_pair
+    from peftjax.train.bench_worker import serve
 
-    rows = []
-    for case in CASES.value or [f"{method}:{b}x{n}" for b, n in SHAPES for method in METHODS]:
-        command = [sys.executable, __file__, f"--one={case}", f"--steps={STEPS.value}", f"--remat={REMAT.value}"]
-        done = subprocess.run(command + ([f"--base={BASE.value}"] if BASE.value else []), stdout=subprocess.PIPE, text=True, check=True)
-        rows.append(Measured(**json.loads(done.stdout.splitlines()[-1])))
-        print(f"{case}: {rows[-1].tokens_per_s:.0f} tokens/s", file=sys.stderr, flush=True)
-    print(as_table(rows))
+    if SERVE.value:
+        return serve(lambda: bench_pair.training_worker(**json.loads(SERVE.value)))
+    from peftjax.train.bench import METHODS
+    from peftjax.train.config import SMOLLM2
+
+    pythons = {name: ("AdapterHub", ADAPTERS.value) if name in ("pfeiffer", "houlsby") else ("HF PEFT", PEFT.value) for name in METHODS}
+    uri, rows = BASE.value or SMOLLM2, []
+
+    def ours(case, **more):
+        case = dict(zip(("method", "remat", "batch", "length"), case, strict=True), uri=uri, **more)
+        return [sys.executable, __file__, f"--serve={json.dumps(case)}"]
+
+    def rival(case):
+        (method, remat, batch, length), script = case, Path(__file__).parent / "peers" / "bench_train_peer.py"
+        name, python = pythons[method]
+        command = [python, str(script), f"--base={folder}/base", f"--method={method}", f"--shape={batch}x{length}"]
+        return (name, command + ["--checkpointing"] * (remat == "block")) if python else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        if PEFT.value or ADAPTERS.value:
+            bench_pair.write_base(uri, f"{folder}/base")
+        for shape, remat, method in itertools.product(SHAPES.value, REMAT.value, ONLY.value or METHODS):
+            case = (method, remat, *map(int, shape.split("x")))
+            peer = ("peftjax float32", ours(case)) if QUANTISE.value else rival(case)
+            if COLD.value:
+                starts = dict([("peftjax", ours(case, cache=True)), *([peer] if peer else [])])
+                print(f"{method} {shape}\n{bench_pair.cold_table(bench_pair.cold_starts(starts, COLD.value))}", flush=True)
+                continue
+            rows.append(bench_pair.compare(case, ours(case, quantise=QUANTISE.value), peer, STEPS.value))
+            print(bench_pair.describe(rows[-1]), file=sys.stderr, flush=True)
+    if rows:
+        print(bench_pair.as_table(rows))
 
 
 if __name__ == "__main__":
