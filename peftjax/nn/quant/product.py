@@ -54,7 +54,7 @@ def plain_product(x, node):
     def write(y, start, part):
         return jax.lax.dynamic_update_slice_in_dim(y, _contract(x, part.values(), 0), start, axis=y.ndim - 1)
 
-    return _over_slices(write, jnp.zeros((*x.shape[:-1], node.stored[-1]), x.dtype), node)
+    return _over_slices(write, _zeros((*x.shape[:-1], node.stored[-1]), x.dtype, x), node)
 
 
 def plain_transposed(x, node):
@@ -67,7 +67,7 @@ def plain_transposed(x, node):
         columns = jax.lax.dynamic_slice_in_dim(x, start, part.stored[-1], axis=x.ndim - 1)
         return y + _contract(columns, part.values(), 1).astype(jnp.float32)
 
-    return _over_slices(add, jnp.zeros((*x.shape[:-1], k), jnp.float32), node).astype(x.dtype)
+    return _over_slices(add, _zeros((*x.shape[:-1], k), jnp.float32, x), node).astype(x.dtype)
 
 
 def _over_slices(step, y, node):
@@ -80,6 +80,11 @@ def _over_slices(step, y, node):
     y = jax.lax.fori_loop(0, n // SLICE, lambda i, y: step(y, i * SLICE, part(i * SLICE, SLICE)), y)
     rest = n % SLICE
     return step(y, n - rest, part(n - rest, rest)) if rest else y
+
+
+def _zeros(shape, dtype, x):
+    """Zeros behind x: a loop around the product would otherwise keep an array of constants as large as all logits."""
+    return jnp.broadcast_to(jax.lax.optimization_barrier((x, jnp.zeros((), dtype)))[1], shape)
 
 
 def _contract(x, values, axis: int):
