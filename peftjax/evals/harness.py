@@ -15,16 +15,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from peftjax.evals.likelihood import log_likelihoods, rolling_windows
 from peftjax.hints import did_you_mean
 from peftjax.models.decoder import Decoder
-from peftjax.models.generate import decode, pad_left, prefill, token_keys
+from peftjax.models.generate import generate_ids
+from peftjax.models.sampling import Sampling
+from peftjax.models.stop import StopStrings
 from peftjax.models.tokenizer import Tokenizer
 
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # names of one number, the first that is there counts
-LOOK_BACK = 8  # tokens of text besides those of a stop string in which it is looked for
+DRAWS = ("top_k", "top_p", "min_p")  # options that say something only where a request wants draws
 
 
 @dataclasses.dataclass(eq=False)
@@ -110,15 +110,16 @@ class HarnessModel:
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The text that follows the context of each request (context, options), up to a stop string.
 
-        Options: `until`, a stop string or several; `max_gen_toks`; `temperature`, 0 unless `do_sample`. Raises ValueError for others
-        that would change what is drawn.
+        Options: `until`, a stop string or several; `max_gen_toks`; `do_sample` and what `Sampling` has besides the seed (`temperature`, 1
+        where draws are wanted and none is given, `top_k`, `top_p`, `min_p`, `repetition_penalty`). Raises ValueError for others that would
+        change what is said.
         """
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
         answers: dict[int, str] = {}
         for options, numbers in groups.items():
-            until, max_new, temperature = self._options(json.loads(options))
+            until, max_new, sampling = self._options(json.loads(options))
             space = self.max_length - max_new
             if space < 1:
                 raise ValueError(f"max_gen_toks is {max_new}, the model sees {self.max_length} tokens: there is no room for a context")
@@ -127,7 +128,7 @@ class HarnessModel:
             for start in range(0, len(order), self.batch_size):
                 batch = order[start:start + self.batch_size]
                 filling = [batch[-1]] * (self.batch_size - len(batch) if len(order) > self.batch_size else 0)  # one compiled shape
-                texts = self._generate([prompts[i] for i in batch + filling], until, max_new, temperature, start)
+                texts = self._generate([prompts[i] for i in batch + filling], until, max_new, sampling, start)
                 for i, text in zip(batch, texts, strict=False):
                     answers[i] = text
                     self._remember("generate_until", requests[i], text)
@@ -139,58 +140,38 @@ class HarnessModel:
             on_batch=on_batch,
         )
 
-    def _options(self, options: dict) -> tuple[list[str], int, float]:
-        """(stop strings, new tokens at most, temperature) of a request's options."""
+    def _options(self, options: dict) -> tuple[list[str], int, Sampling]:
+        """(stop strings, new tokens at most, how to choose) of a request's options."""
         until = options.pop("until", None) or []
         given = [options.pop(name) for name in LIMITS if name in options]
         temperature, sampled = options.pop("temperature", 0.0), options.pop("do_sample", None)
-        if sampled is False:
-            temperature = 0.0
-        elif sampled and not temperature:
+        if sampled and not temperature:
             temperature = 1.0
-        neutral = {"top_p": 1.0, "num_beams": 1, "repetition_penalty": 1.0}
-        strange = {name: value for name, value in options.items() if neutral.get(name) != value}
-        if strange and (temperature or set(strange) - {"top_p", "top_k", "min_p"}):
-            raise ValueError(f"generation options {strange} are not supported; there are until, max_gen_toks, do_sample and temperature")
+        chosen = {name: value for name in (*DRAWS, "repetition_penalty") if (value := options.pop(name, None)) is not None}
+        if sampled is False or not temperature:
+            temperature, chosen = 0.0, {name: value for name, value in chosen.items() if name not in DRAWS}
+        strange = {name: value for name, value in options.items() if (name, value) != ("num_beams", 1)}
+        if strange:
+            raise ValueError(
+                f"generation options {strange} are not supported; there are until, max_gen_toks, do_sample, temperature, "
+                f"{', '.join(DRAWS)} and repetition_penalty"
+            )
         stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-        return stops, int(given[0]) if given else self.max_gen_toks, float(temperature)
+        sampling = Sampling(temperature=float(temperature), seed=self.seed, **chosen)
+        return stops, int(given[0]) if given else self.max_gen_toks, sampling
 
-    def _generate(self, prompts, until: list[str], max_new: int, temperature: float, number: int) -> list[str]:
+    def _generate(self, prompts, until: list[str], max_new: int, sampling: Sampling, number: int) -> list[str]:
         """Texts that follow prompts of ids, until each row has a stop string, an end token or `max_new` tokens."""
-        how = {"temperature": temperature, "vocab": self.tokenizer.vocab_size}
-        back = LOOK_BACK + max((len(self.tokenizer.encode(stop)) for stop in until), default=0)
-        tokens, segments = pad_left(prompts, self.tokenizer.pad_id)
-        keys = token_keys(self.seed + number, max_new)
-        rows: list[list[int]] = [[] for _ in prompts]
-        done, ids, cache = [False] * len(prompts), None, None
-        for key in keys:
-            if cache is None:
-                ids, cache = prefill(self.model, self.params, tokens, segments, key, slots=tokens.shape[1] + max_new, **how)
-            else:
-                ids, cache = decode(self.model, self.params, ids, cache, key, **how)
-            for line, token in enumerate(np.asarray(ids).tolist()):
-                if done[line]:
-                    continue
-                if token == self.tokenizer.eos_id:
-                    done[line] = True
-                    continue
-                rows[line].append(token)
-                tail = self.tokenizer.decode(rows[line][-back:], skip_special=False)
-                done[line] = any(stop in tail for stop in until)
-            if all(done):
-                break
-        return [_before(self.tokenizer.decode(row), until) for row in rows]
+        stops = StopStrings(self.tokenizer, until)
+        rows = generate_ids(
+            self.model, self.params, prompts, self.tokenizer.eos_id, max_new=max_new, pad_id=self.tokenizer.pad_id,
+            sampling=dataclasses.replace(sampling, seed=sampling.seed + number), vocab=self.tokenizer.vocab_size, ends=stops.length,
+        )
+        return [stops.cut(self.tokenizer.decode(row)) for row in rows]
 
     def _remember(self, kind: str, request: Any, answer: Any) -> None:
         if self.cache_hook is not None:
             self.cache_hook.add_partial(kind, request.args, answer)
-
-
-def _before(text: str, until: Sequence[str]) -> str:
-    """The text before the first of the stop strings."""
-    for stop in until:
-        text = text.split(stop)[0]
-    return text
 
 
 def as_lm(answering: HarnessModel) -> Any:

@@ -1,7 +1,7 @@
 """Talking to a base, to a run's adapter, or to its merged weights."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from peftjax.data.records import Record
@@ -9,6 +9,7 @@ from peftjax.data.template import Template
 from peftjax.models.decoder import Decoder
 from peftjax.models.encoder_config import EncoderConfig
 from peftjax.models.generate import stream
+from peftjax.models.stop import StopStrings, pieces
 from peftjax.peft.merge import merge
 from peftjax.train.adapters import ready
 from peftjax.train.startup import use_compilation_cache
@@ -54,21 +55,14 @@ class Speaker:
             return self.template.prompt_ids(unanswered, self.tokenizer)
         return self.tokenizer.encode_chat([{"role": "user", "content": text}], True)
 
-    def answer(self, text: str, **options) -> Iterator[str]:
-        """Pieces of the answer as they come; see `peftjax.models.generate.stream` for the options."""
-        prompt = self.prompt_ids(text)
-        ids: list[int] = []
-        said = ""
-        for token in stream(self.model, self.params, prompt, self.tokenizer.eos_id, vocab=self.tokenizer.vocab_size, **options):
-            ids.append(token)
-            # Decoded whole each time: one character may be several tokens, and is shown when it is complete.
-            now = self.tokenizer.decode(ids)
-            if not now.endswith("\ufffd"):
-                yield now[len(said):]
-                said = now
-        rest = self.tokenizer.decode(ids)
-        if rest != said:  # ends within a character
-            yield rest[len(said):]
+    def answer(self, text: str, *, stop: str | Sequence[str] = (), **options) -> Iterator[str]:
+        """Pieces of the answer as they come, up to the first of the strings `stop`; see `peftjax.models.generate.stream` for options."""
+        stops = StopStrings(self.tokenizer, stop)
+        ids = stream(
+            self.model, self.params, self.prompt_ids(text), self.tokenizer.eos_id, vocab=self.tokenizer.vocab_size, ends=stops.length,
+            **options,
+        )
+        yield from pieces(ids, self.tokenizer, stops)
 
 
 def converse(speaker: Speaker, prompt: str | None, **options) -> None:

@@ -99,7 +99,11 @@ def test_options_that_would_be_ignored_are_refused():
     assert model.generate_until([asked("the", {**ask, "do_sample": False, "temperature": 0.7, "top_p": 0.9})]) == plain
     drawn = model.generate_until([asked("the", {**ask, "do_sample": True, "temperature": 9.0})])
     assert drawn == model.generate_until([asked("the", {**ask, "do_sample": True, "temperature": 9.0})])
-    for strange in ({"do_sample": True, "top_p": 0.5}, {"num_beams": 4}):
+    narrow = {**ask, "do_sample": True, "temperature": 9.0}
+    for filters in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}):
+        assert model.generate_until([asked("the", {**narrow, **filters})]) == plain != drawn
+    assert model.generate_until([asked("the", {**ask, "repetition_penalty": 50.0})]) != plain
+    for strange in ({"do_sample": True, "typical_p": 0.5}, {"num_beams": 4}):
         with pytest.raises(ValueError, match="are not supported"):
             model.generate_until([asked("the", {**ask, **strange})])
 

@@ -2,14 +2,16 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import TINY, base, run
 
 from peftjax.models.decoder import Decoder
-from peftjax.models.generate import generate, generate_ids, pad_left, sample, stream
+from peftjax.models.decoding import bucket, decode, pad_left, prefill
+from peftjax.models.generate import ROOM, generate, generate_ids, stream
+from peftjax.models.sampling import Sampling
+from peftjax.models.stop import StopStrings
 
 MODEL = Decoder(TINY)
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5], [3, 5]]
@@ -59,26 +61,100 @@ def test_max_new_is_a_bound_that_holds_for_prefixes():
 
 def test_sampling_is_a_function_of_the_seed():
     def drawn(seed):
-        return generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW, temperature=2.0, seed=seed)
+        return generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW, sampling=Sampling(2.0, seed=seed))
 
     assert drawn(0) == drawn(0) != drawn(1)
     assert all(0 <= token < TINY.vocab_size for ids in drawn(0) for token in ids)
 
 
-def test_samples_follow_the_softmax():
-    logits = jnp.tile(jnp.log(jnp.array([[0.2, 0.5, 0.3]])), (20_000, 1))
-    counts = np.bincount(sample(logits, jax.random.key(0), 1.0), minlength=3) / 20_000
-    np.testing.assert_allclose(counts, [0.2, 0.5, 0.3], atol=0.02)
-    sharp = np.bincount(sample(logits, jax.random.key(0), 0.5), minlength=3) / 20_000
-    np.testing.assert_allclose(sharp, np.square([0.2, 0.5, 0.3]) / 0.38, atol=0.02)
-    assert (sample(logits, jax.random.key(0), 0.0) == 1).all()
+DRAWN = Sampling(temperature=1.5, top_k=20, top_p=0.95, min_p=0.01, repetition_penalty=1.3, seed=4)
+
+
+def test_a_draw_does_not_depend_on_the_batch():
+    """Of one prompt in several rows, each row draws its own; rows keep their draws in batches of any size."""
+    prompts = [[3, 1, 4]] * 3 + [[5, 9, 2, 6, 5]] * 2
+    rows = generate_ids(MODEL, base(), prompts, NO_EOS, max_new=NEW, sampling=DRAWN)
+    assert len({tuple(row) for row in rows}) == 5
+    assert generate_ids(MODEL, base(), prompts, NO_EOS, max_new=NEW, sampling=DRAWN, batch_size=2) == rows
+    assert list(stream(MODEL, base(), prompts[0], NO_EOS, max_new=NEW, sampling=DRAWN)) == rows[0]
+
+
+def test_rows_may_be_sampled_in_different_ways():
+    asked = [Sampling(), DRAWN, Sampling(1.0, top_k=1), Sampling(repetition_penalty=100.0)]
+    rows = generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW, sampling=asked)
+    assert rows[0] == GREEDY[0] and rows[2] == GREEDY[2] and rows[1] != GREEDY[1]
+    with pytest.raises(ValueError, match="2 samplings are given for 4 prompts"):
+        generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW, sampling=asked[:2])
+
+
+def test_a_large_penalty_says_nothing_twice_and_nothing_of_the_prompt():
+    rows = generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW, sampling=Sampling(repetition_penalty=1e6))
+    for prompt, ids in zip(PROMPTS, rows, strict=True):
+        assert len({*prompt, *ids}) == len(set(prompt)) + len(ids)
+
+
+def test_padding_counts_as_nothing_said():
+    asked = {"max_new": NEW, "sampling": Sampling(repetition_penalty=5.0)}
+    rows = [generate_ids(MODEL, base(), PROMPTS, NO_EOS, pad_id=pad, **asked) for pad in (0, 7)]
+    assert rows[0] == rows[1]
+
+
+def test_a_growing_cache_changes_nothing():
+    """Through several sizes of the cache, and the last step of the loop within a call."""
+    new = ROOM + 45
+    ids = generate_ids(MODEL, base(), PROMPTS[:2], NO_EOS, max_new=new)
+    assert [row[:NEW] for row in ids] == GREEDY[:2] and [len(row) for row in ids] == [new, new]
+    for prompt, row in zip(PROMPTS, ids, strict=False):
+        whole = run(base(), jnp.array([[*prompt, *row]]), MODEL)[0]
+        assert jnp.argmax(whole[len(prompt) - 1:-1], axis=-1).tolist() == row
+
+
+def test_several_end_tokens():
+    ends = (GREEDY[2][2], GREEDY[0][1], NO_EOS)
+    ended = generate_ids(MODEL, base(), PROMPTS, ends, max_new=NEW)
+    assert ended == [row[: min([row.index(end) for end in ends if end in row], default=NEW)] for row in GREEDY]
+
+
+def test_a_row_may_be_ended_by_the_caller():
+    def ends(ids, new):
+        return 2 if len(ids) >= 2 and ids[0] == GREEDY[0][0] else None
+
+    rows = generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW, ends=ends)
+    assert rows == [GREEDY[0][:2], *GREEDY[1:]]
+    assert list(stream(MODEL, base(), PROMPTS[0], NO_EOS, max_new=NEW, ends=ends)) == GREEDY[0][:2]
+
+
+def test_each_batch_may_have_its_own_parameters():
+    seen = []
+
+    def for_rows(params, numbers):
+        seen.append(numbers.tolist())
+        return params
+
+    assert generate_ids(MODEL, base(), PROMPTS, NO_EOS, max_new=NEW, batch_size=3, for_rows=for_rows) == GREEDY
+    assert seen == [[1, 3, 0], [2, 2, 2]]
+
+
+def test_lengths_and_numbers_are_no_other_programs():
+    """One program reads prompts and one decodes, whatever the prompts, the number of tokens and the numbers of the sampling are."""
+    before = prefill._cache_size(), decode._cache_size()
+    for top_p, prompts, new in ((0.3, PROMPTS, 20), (0.9, [[5] * 30, *PROMPTS[1:]], 33), (0.5, PROMPTS[::-1], 7)):
+        asked = Sampling(top_p, top_p=top_p, seed=new)
+        generate_ids(MODEL, base(), prompts, NO_EOS, max_new=new, sampling=asked, vocab=TINY.vocab_size - 1)
+    assert (prefill._cache_size(), decode._cache_size()) == (before[0] + 1, before[1] + 1)
+
+
+def test_buckets_are_few_and_waste_less_than_a_third():
+    sizes = [bucket(length) for length in range(1, 1025)]
+    assert sorted(set(sizes)) == [32, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    assert all(length <= size and (size == 32 or size * 2 < length * 3 or size == 64) for length, size in enumerate(sizes, 1))
 
 
 def test_left_padding_to_a_bucket():
-    ids, segments = pad_left([[1, 2], [3]], pad_id=9, bucket=4)
+    ids, segments = pad_left([[1, 2], [3]], pad_id=9, length=4)
     np.testing.assert_array_equal(ids, [[9, 9, 1, 2], [9, 9, 9, 3]])
     np.testing.assert_array_equal(segments, [[0, 0, 1, 1], [0, 0, 0, 1]])
-    assert pad_left([[1] * 5], 0, bucket=4)[0].shape == (1, 8)
+    assert pad_left([[1] * 33], 0)[0].shape == (1, 64)
 
 
 def test_rows_of_the_embedding_that_the_tokenizer_does_not_know_are_never_chosen():
@@ -106,7 +182,7 @@ class Letters:
     def encode_batch(self, texts):
         return [[ord(letter) - ord("a") for letter in text] for text in texts]
 
-    def decode(self, ids):
+    def decode(self, ids, skip_special=True):
         return " ".join(map(str, ids))
 
 
@@ -115,6 +191,15 @@ def test_texts_go_through_the_tokenizer():
     assert generate(MODEL, base(), texts, Letters(), max_new=NEW) == [" ".join(map(str, ids)) for ids in GREEDY]
     begun = generate_ids(MODEL, base(), [[4, *prompt] for prompt in PROMPTS], NO_EOS, max_new=NEW, vocab=TINY.vocab_size)
     assert generate(MODEL, base(), texts, Letters(bos_first=True), max_new=NEW) == [" ".join(map(str, ids)) for ids in begun]
+
+
+def test_texts_end_before_a_stop_string():
+    texts = ["".join(chr(ord("a") + token) for token in prompt) for prompt in PROMPTS]
+    free = generate(MODEL, base(), texts, Letters(), max_new=NEW)
+    stop = free[0][-5:-1]  # over several tokens
+    assert generate(MODEL, base(), texts, Letters(), max_new=NEW, stop=stop) == [text.split(stop)[0] for text in free] != free
+    assert generate(MODEL, base(), texts, Letters(), max_new=NEW, stop_ids=[GREEDY[0][1]])[0] == str(GREEDY[0][0])
+    assert StopStrings(Letters(), stop).length(GREEDY[0], 2) == NEW
 
 
 def test_no_token_at_all_is_refused():

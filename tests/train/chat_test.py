@@ -5,6 +5,7 @@ import io
 import pytest
 from tiny_run import tiny_config, write_base
 
+from peftjax.models.sampling import Sampling
 from peftjax.peft import lora
 from peftjax.train.chat import Speaker, converse
 from peftjax.train.config import methods
@@ -37,7 +38,10 @@ def test_an_earlier_checkpoint_can_be_asked(trained):
 
 def test_a_base_of_ones_own_answers_plain_text(tmp_path):
     speaker = Speaker.load(None, str(write_base(tmp_path / "base")), plain=True)
-    assert isinstance("".join(speaker.answer("paint", max_new=3, temperature=1.0, seed=1)), str)
+    asked = {"max_new": 6, "sampling": Sampling(1.0, seed=1)}
+    free = "".join(speaker.answer("paint", **asked))
+    assert len(free) > 2 and "".join(speaker.answer("paint", **asked)) == free != "".join(speaker.answer("paint", max_new=6))
+    assert "".join(speaker.answer("paint", stop=[free[1:3]], **asked)) == free.split(free[1:3])[0]
 
 
 def test_an_adapter_of_another_base_is_refused(trained, tmp_path):
