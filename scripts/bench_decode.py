@@ -19,7 +19,7 @@ ADAPTERS = flags.DEFINE_string("adapters_python", None, "Python of an environmen
 BASE = flags.DEFINE_string("base", None, "Base to decode with; default SmolLM2-135M-Instruct.")
 ONLY = flags.DEFINE_list("only", None, "Cases; default all of peftjax.train.bench_decode.CASES.")
 BATCHES = flags.DEFINE_list("batches", ["1", "8"], "Rows decoded together.")
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed rounds; medians are printed.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds; medians are printed.", lower_bound=1)
 PROMPT = flags.DEFINE_integer("prompt", 128, "Tokens of a prompt.", lower_bound=1)
 NEW = flags.DEFINE_integer("new", 64, "New tokens.", lower_bound=2)
 SERVE = flags.DEFINE_string("serve", None, "Our side, as JSON (used by the script itself).")

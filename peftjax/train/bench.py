@@ -36,6 +36,7 @@ from peftjax.train.sharding import make_mesh
 
 METHODS = {
     "lora": lora(rank=16, targets="all-linear"),
+    "dora": lora(rank=16, targets="all-linear", dora=True),
     "pfeiffer": pfeiffer(reduction_factor=4),
     "houlsby": houlsby(reduction_factor=8),
 }
