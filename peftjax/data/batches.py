@@ -1,11 +1,11 @@
 """The batch at step s as a pure function of (seed, s), on any number of hosts; evaluation batches; background prefetch.
 
-    order of epoch e = argsort of Philox(seed, e);  its rows are packed in windows of that order;  the bins are shuffled and
-    cut into global batches of B lines;  process p of P takes lines p*B/P to (p+1)*B/P
+    order of epoch e = argsort of Philox(seed, e);  its rows are laid out (`peftjax.data.layouts`) as units, lines or whole batches, which
+    are shuffled;  the units of all epochs are one sequence, from which each step takes the next that make a batch of B lines;
+    process p of P takes lines p*B/P to (p+1)*B/P
 
 The state of the data is the step alone: nothing is saved, and a run resumed on other hosts sees the same global batches. Every
-row is seen once an epoch; the last batch is filled up with lines of padding. How many batches an epoch has can differ by a few
-from epoch to epoch, as each is packed anew.
+row is seen once an epoch. How many units an epoch has can differ by a few from epoch to epoch, as each is packed anew.
 Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
@@ -20,19 +20,24 @@ from typing import TypeVar
 
 import numpy as np
 
-from peftjax.data.packing import Batch, Rows, assemble, loss_slots_needed, pack
+from peftjax.data.layouts import Shape, Unit, make_layout
+from peftjax.data.packing import Batch, Line, Rows, assemble
 
 T = TypeVar("T")
-# Rows packed together: enough that under 3 % of the tokens are padding, few enough that batches stay mixed.
-_WINDOW = 1024
 _END = object()
 
 
 class Batches:
-    """Training batches of B = `batch_size` lines (this process's share of them) of T = `length` tokens.
+    """Training batches of about B = `batch_size` lines of T = `length` tokens, in a layout with static shapes.
 
-    `loss_slots` is M; by default the smallest that costs next to no extra lines. With `pack=False` each line holds one row.
-    Raises ValueError for rows longer than `length` and for a batch that the processes cannot share evenly.
+    Args:
+        layout: "packed", "buckets" or "rows", see `peftjax.data.layouts`.
+        share: whether rows that begin alike carry their beginning once: "on", "off", or "auto" where that saves at least 5 %; for models
+            in which a token sees earlier ones only.
+        loss_slots: M of a packed layout; by default the cheapest.
+
+    Raises:
+        ValueError: rows longer than `length`, or a batch that the processes cannot share evenly.
     """
 
     def __init__(
@@ -41,98 +46,102 @@ class Batches:
         batch_size: int,
         length: int,
         seed: int,
-        pack: bool = True,
+        layout: str = "packed",
+        share: str = "off",
         process_index: int = 0,
         process_count: int = 1,
         loss_slots: int | None = None,
     ):
-        self._lines = _share(batch_size, process_index, process_count)
+        self._process = process_index, process_count
+        _share(batch_size, *self._process)
         _check_rows(rows, length)
-        self._rows, self.batch_size, self.length, self._seed, self._pack = rows, batch_size, length, seed, pack
+        self._rows, self._seed = rows, seed
+        self._layout = make_layout(layout, rows, batch_size, length, _shuffle(len(rows), seed, 0, 0), share, loss_slots)
         self._lock = threading.Lock()
-        self._starts = [0]  # The first step of each epoch known so far, and of the one after.
-        self._epochs: collections.OrderedDict[int, list[list[int]]] = collections.OrderedDict()
-        self.loss_slots = loss_slots or self._choose_loss_slots()
-        self.steps_per_epoch = self._steps(self._bins(0))
+        self._starts = [0]  # The number of the first unit of each epoch known so far, and of the one after.
+        self._epochs: collections.OrderedDict[int, list[Unit]] = collections.OrderedDict()
+        first = self._units(0)
+        self.steps_per_epoch = math.ceil(len(first) / self._layout.batch_units)
+        self.shapes = tuple(sorted({unit.shape for unit in first}))
 
     def at(self, step: int) -> Batch:
-        """This process's lines of the global batch at `step` >= 0: arrays [B / process_count, ...]."""
-        epoch, within = self._locate(step)
-        bins = self._bins(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
-        bins = bins + [[]] * (self.batch_size - len(bins))
-        return assemble(self._rows, bins[self._lines], self.length, self.loss_slots)
+        """This process's lines of the global batch at `step` >= 0: arrays [lines / process_count, ...] of one of `shapes`."""
+        units = []
+        for number in range(step * self._layout.batch_units, (step + 1) * self._layout.batch_units):
+            epoch, within = self._locate(number)
+            units.append(self._units(epoch)[within])
+        return self._assemble([line for unit in units for line in unit.lines], units[0].shape)
+
+    def empty(self, shape: Shape) -> Batch:
+        """A batch of padding of this shape: what the batches of it are, to compile for."""
+        return self._assemble([], shape)
 
     def epoch(self, step: int) -> float:
-        """How many epochs lie before `step`, the current one counted by its share of steps."""
-        epoch, within = self._locate(step)
-        return epoch + within / self._steps(self._bins(epoch))
+        """How many epochs lie before `step`, the current one counted by its share of units."""
+        epoch, within = self._locate(step * self._layout.batch_units)
+        return epoch + within / len(self._units(epoch))
 
     def rows_seen(self, step: int) -> int:
         """Rows in the global batches of all steps before `step`; a row counts once an epoch."""
-        epoch, within = self._locate(step)
-        return epoch * len(self._rows) + sum(map(len, self._bins(epoch)[: within * self.batch_size]))
+        epoch, within = self._locate(step * self._layout.batch_units)
+        return epoch * len(self._rows) + sum(len(line) for unit in self._units(epoch)[:within] for line in unit.lines)
 
-    def _locate(self, step: int) -> tuple[int, int]:
-        if step < 0:
-            raise ValueError(f"step is {step}; steps count from 0")
-        while step >= self._starts[-1]:
-            self._bins(len(self._starts) - 1)
-        epoch = bisect.bisect_right(self._starts, step) - 1
-        return epoch, step - self._starts[epoch]
+    @property
+    def report(self) -> dict[str, float]:
+        """Of the first epoch: the part of computed tokens that are no padding, the part of the rows' tokens that other rows carry for them,
+        and tokens and loss slots computed a row."""
+        units, per_batch, count = self._units(0), self._layout.batch_units, len(self._rows)
+        written = sum(int(self._rows.lengths[row]) - begun for unit in units for line in unit.lines for row, begun in line)
+        tokens, slots = (sum(unit.shape.lines * unit.shape[i] for unit in units) / per_batch for i in (1, 2))
+        found = {
+            "fill": written / tokens, "shared tokens": 1 - written / int(self._rows.lengths.sum()), "tokens a row": tokens / count,
+            "loss slots a row": slots / count,
+        }
+        return {name: round(value, 4) for name, value in found.items()}
 
-    def _steps(self, bins: list[list[int]]) -> int:
-        return math.ceil(len(bins) / self.batch_size)
+    def _assemble(self, lines: list[Line], shape: Shape) -> Batch:
+        lines = lines + [[]] * (shape.lines - len(lines))
+        return assemble(self._rows, lines[_share(shape.lines, *self._process)], shape.length, shape.loss_slots, shared=self._layout.shared)
 
-    def _bins(self, epoch: int) -> list[list[int]]:
-        """The shuffled bins of an epoch; the two last asked for are kept."""
+    def _locate(self, unit: int) -> tuple[int, int]:
+        """(epoch, number within it) of a unit."""
+        if unit < 0:
+            raise ValueError(f"step is {unit // self._layout.batch_units}; steps count from 0")
+        while unit >= self._starts[-1]:
+            self._units(len(self._starts) - 1)
+        epoch = bisect.bisect_right(self._starts, unit) - 1
+        return epoch, unit - self._starts[epoch]
+
+    def _units(self, epoch: int) -> list[Unit]:
+        """The shuffled units of an epoch; the two last asked for are kept."""
         with self._lock:
             if epoch not in self._epochs:
-                bins = self._packed(epoch, self.loss_slots)
-                self._epochs[epoch] = [bins[index] for index in _shuffle(len(bins), self._seed, epoch, 1)]
+                units = self._layout.units(_shuffle(len(self._rows), self._seed, epoch, 0))
+                self._epochs[epoch] = [units[index] for index in _shuffle(len(units), self._seed, epoch, 1)]
                 if epoch == len(self._starts) - 1:
-                    self._starts.append(self._starts[-1] + self._steps(bins))
+                    self._starts.append(self._starts[-1] + len(units))
                 while len(self._epochs) > 2:
                     self._epochs.popitem(last=False)
             self._epochs.move_to_end(epoch)
             return self._epochs[epoch]
 
-    def _packed(self, epoch: int, loss_slots: int | None) -> list[list[int]]:
-        order = _shuffle(len(self._rows), self._seed, epoch, 0)
-        if not self._pack:
-            return [[int(row)] for row in order]
-        lengths, loss = self._rows.lengths, self._rows.loss_lengths
-        bins = []
-        for start in range(0, len(order), _WINDOW):
-            window = order[start : start + _WINDOW]
-            packed = pack(lengths[window], self.length, loss_lengths=loss[window], loss_capacity=loss_slots)
-            bins += [[int(window[row]) for row in members] for members in packed]
-        return bins
-
-    def _choose_loss_slots(self) -> int:
-        """M for all epochs: a little over the average loss tokens of a full line if packing to it costs under 2 % more lines."""
-        free = self._packed(0, None)
-        loose = loss_slots_needed(self._rows, free)
-        longest = int(self._rows.loss_lengths.max())
-        average = self.length * self._rows.loss_lengths.sum() / self._rows.lengths.sum()
-        tight = max(16, -(-int(max(longest, 1.15 * average)) // 16) * 16)
-        if self._pack and tight < loose and len(self._packed(0, tight)) <= 1.02 * len(free):
-            return tight
-        # Other epochs are packed otherwise, but never beyond this: it is their capacity too.
-        return loose
-
 
 def eval_batches(
-    rows: Rows, batch_size: int, length: int, process_index: int = 0, process_count: int = 1
+    rows: Rows, batch_size: int, length: int, share: str = "off", process_index: int = 0, process_count: int = 1
 ) -> list[Batch]:
-    """All rows exactly once, packed, in batches of one shape whose `rows` map segments to token rows; filled with padding."""
-    lines = _share(batch_size, process_index, process_count)
+    """All rows exactly once, packed, in batches of one shape whose `rows` map loss positions to token rows; filled with padding.
+
+    `share` is as in `Batches`.
+    """
+    taken = _share(batch_size, process_index, process_count)
     _check_rows(rows, length)
-    bins = pack(rows.lengths, length)
-    loss_slots, row_slots = loss_slots_needed(rows, bins), max(map(len, bins))
-    bins += [[]] * (-len(bins) % batch_size)
+    layout = make_layout("packed", rows, batch_size, length, np.arange(len(rows)), share)
+    units = layout.units(np.arange(len(rows)))
+    lines, shape = [line for unit in units for line in unit.lines], units[0].shape
+    lines += [[]] * (-len(lines) % batch_size)
     return [
-        assemble(rows, bins[start : start + batch_size][lines], length, loss_slots, row_slots)
-        for start in range(0, len(bins), batch_size)
+        assemble(rows, lines[start : start + batch_size][taken], length, shape.loss_slots, shared=layout.shared, with_rows=True)
+        for start in range(0, len(lines), batch_size)
     ]
 
 

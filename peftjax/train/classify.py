@@ -56,8 +56,7 @@ class ClassEvaluator:
         for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max()))):
             values = jax.device_get(self._log_probabilities(trainable, frozen, batch._replace(rows=None)))
             used = batch.weights > 0
-            segments = np.take_along_axis(batch.segments, batch.loss_positions, axis=1)
-            found[np.take_along_axis(batch.rows, np.maximum(segments - 1, 0), axis=1)[used]] = values[used]
+            found[batch.rows[used]] = values[used]
         return found
 
     def run(self, step: int, split: str, trainable: Any, frozen: Any, base_general_loss: float | None = None) -> dict:

@@ -76,11 +76,10 @@ class Evaluator:
         rows = self.held[name].tokens
         self.say(f"evaluating: losses of {len(rows)} rows of {name}")
         nll, tokens, right = (np.zeros(len(rows)) for _ in range(3))
-        for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max()))):
+        for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max())), share="auto"):
             losses, hits = jax.device_get(self._losses(trainable, frozen, batch._replace(rows=None)))
-            segments = np.take_along_axis(batch.segments, batch.loss_positions, axis=1)
             used = batch.weights > 0
-            row = np.take_along_axis(batch.rows, np.maximum(segments - 1, 0), axis=1)[used]
+            row = batch.rows[used]
             np.add.at(nll, row, losses[used])
             np.add.at(tokens, row, 1)
             np.add.at(right, row, hits[used])

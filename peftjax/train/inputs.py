@@ -77,8 +77,9 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1), task
     counts["train"] |= train.report
     for name, rows in held.items():
         counts[name] = counts.get(name, {}) | {f"held {what}": count for what, count in rows.tokens.report.items()}
-    batches = Batches(train, config.train.batch_size, data.length, config.train.seed, pack=data.pack,
-                      process_index=process[0], process_count=process[1])
+    batches = Batches(train, config.train.batch_size, data.length, config.train.seed, layout=data.layout,
+                      share=data.share_prefixes if task.causal else "off", process_index=process[0], process_count=process[1])
+    counts["train"] |= batches.report
     return Inputs(batches, held, {"splits": counts, "source": report}, fingerprint, task)
 
 

@@ -31,10 +31,12 @@ class Task(Protocol):
     Attributes:
         general: whether forgetting is measured on general text.
         measures_base: whether the base without adapters can be evaluated.
+        causal: whether a token sees earlier ones only, so that rows may share what they begin with.
     """
 
     general: bool
     measures_base: bool
+    causal: bool
 
     def learn(self, records: Sequence[Record], template: Template) -> "Task":
         """The task with what it takes from the training records."""
@@ -61,6 +63,7 @@ class NextToken:
 
     general = True
     measures_base = True
+    causal = True
 
     def learn(self, records, template):
         """Nothing is learnt from the records."""
@@ -107,6 +110,7 @@ class Classification:
     typed: bool
 
     general = False
+    causal = False
 
     @property
     def measures_base(self) -> bool:
@@ -153,6 +157,8 @@ def task_for(config: Any, architecture: Any) -> Task:
         if architecture.learned_positions and data.length > architecture.max_length:
             raise ValueError(f"config.data.length is {data.length}; the base has learned positions for {architecture.max_length} tokens")
         return NEXT_TOKEN
+    if data.share_prefixes == "on":
+        raise ValueError('config.data.share_prefixes is "on"; this base is an encoder, in which the beginning of a text sees its end')
     if data.chat:
         raise ValueError("config.data.chat belongs to decoders; this base is an encoder, which classifies texts")
     if data.length > architecture.longest:

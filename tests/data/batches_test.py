@@ -36,60 +36,89 @@ def _same(first, second):
     return all((a is None and b is None) or np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_an_epoch_is_every_row_exactly_once(packed):
-    batches = Batches(ROWS, SIZE, LENGTH, seed=1, pack=packed)
-    step = 0
-    for epoch in range(3):
-        seen = []
-        while batches.rows_seen(step) < (epoch + 1) * len(ROWS):
-            assert batches.rows_seen(step) == epoch * len(ROWS) + len(seen)
-            assert epoch <= batches.epoch(step) < epoch + 1
-            batch = batches.at(step)
-            assert batch.weights.sum() > 0
-            seen += _rows_in(batch)
-            step += 1
-        assert sorted(seen) == list(range(len(ROWS)))
-        if epoch == 0:
-            assert step == batches.steps_per_epoch
-    assert packed or step == 3 * -(-len(ROWS) // SIZE)
+OPTIONS = {"packed": {}, "buckets": {"layout": "buckets"}, "rows": {"layout": "rows"}, "shared": {"share": "on"}}
 
 
-def test_the_loss_tokens_of_an_epoch_are_those_of_the_rows():
-    batches = Batches(ROWS, SIZE, LENGTH, seed=1)
-    epochs = [range(batches.steps_per_epoch), range(0)]
-    end = next(s for s in range(batches.steps_per_epoch, 10**6) if batches.rows_seen(s) == 2 * len(ROWS))
-    epochs[1] = range(batches.steps_per_epoch, end)
-    for steps in epochs:
-        assert sum(batches.at(step).weights.sum() for step in steps) == ROWS.loss_lengths.sum()
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_an_epoch_is_every_row_exactly_once(options):
+    batches = Batches(ROWS, SIZE, LENGTH, seed=1, **options)
+    seen, step, epochs = [], 0, 3
+    while len(seen) < epochs * len(ROWS):
+        # An epoch ends anywhere within a batch: its rows are all there before those of the next but one begin.
+        assert len(seen) == batches.rows_seen(step)
+        assert batches.epoch(step) == pytest.approx(len(seen) / len(ROWS), abs=0.05)
+        batch = batches.at(step)
+        assert batch.weights.sum() > 0
+        seen += _rows_in(batch)
+        step += 1
+    for epoch in range(1, epochs + 1):
+        counts = np.bincount(seen[: batches.rows_seen(-(-epoch * step // epochs) - 2)], minlength=len(ROWS))
+        assert epoch - 1 <= counts.min() and counts.max() <= epoch
+    assert abs(step - epochs * batches.steps_per_epoch) <= 0.02 * step + epochs
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
-    batches = Batches(ROWS, SIZE, LENGTH, seed=3)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_loss_tokens_of_an_epoch_are_those_of_the_rows(options):
+    batches = Batches(ROWS, SIZE, LENGTH, seed=1, **options)
+    found, step = np.zeros(len(ROWS)), 0
+    while batches.rows_seen(step) < len(ROWS):
+        batch = batches.at(step)
+        np.add.at(found, batch.targets[batch.weights > 0] - 1, 1)
+        step += 1
+    assert (found >= ROWS.loss_lengths).all()
+    assert found.sum() - ROWS.loss_lengths.sum() < SIZE * LENGTH  # the last batch goes on with the next epoch
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_batch_depends_on_seed_and_step_alone(options):
+    batches = Batches(ROWS, SIZE, LENGTH, seed=3, **options)
     steps = [0, 5, 3 * batches.steps_per_epoch + 2, 1, 2 * batches.steps_per_epoch]
     for step in steps:
-        fresh = Batches(ROWS, SIZE, LENGTH, seed=3)
+        fresh = Batches(ROWS, SIZE, LENGTH, seed=3, **options)
         assert _same(batches.at(step), fresh.at(step))
-    assert not _same(batches.at(0), Batches(ROWS, SIZE, LENGTH, seed=4).at(0))
+    assert not _same(batches.at(0), Batches(ROWS, SIZE, LENGTH, seed=4, **options).at(0))
     assert not _same(batches.at(0), batches.at(batches.steps_per_epoch))
 
 
-@pytest.mark.parametrize("processes", [2, 3, 6])
-def test_the_processes_shares_are_the_global_batch(processes):
-    whole = Batches(ROWS, SIZE, LENGTH, seed=3)
-    parts = [Batches(ROWS, SIZE, LENGTH, seed=3, process_index=p, process_count=processes) for p in range(processes)]
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("processes", [2, 6])
+def test_the_processes_shares_are_the_global_batch(processes, options):
+    whole = Batches(ROWS, SIZE, LENGTH, seed=3, **options)
+    parts = [Batches(ROWS, SIZE, LENGTH, seed=3, process_index=p, process_count=processes, **options) for p in range(processes)]
     for step in (0, whole.steps_per_epoch - 1, whole.steps_per_epoch + 1):
         shares = [part.at(step) for part in parts]
-        joined = [np.concatenate(arrays) for arrays in zip(*(share[:6] for share in shares), strict=True)]
-        assert _same(whole.at(step)[:6], joined)
+        joined = [None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*shares, strict=True)]
+        assert _same(whole.at(step), joined)
 
 
-def test_every_step_has_one_shape_and_little_padding():
-    batches = Batches(ROWS, SIZE, 2 * LENGTH, seed=3)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_batches_have_the_shapes_that_were_told(options):
+    batches = Batches(ROWS, SIZE, LENGTH, seed=3, **options)
+    told = {tuple(array.shape for array in batches.empty(shape) if array is not None): shape for shape in batches.shapes}
     found = [batches.at(step) for step in range(2 * batches.steps_per_epoch)]
-    assert len({tuple(array.shape for array in batch[:6]) for batch in found}) == 1
-    assert np.mean([batch.segments > 0 for batch in found]) > 0.93
-    assert batches.loss_slots == 48  # of 64 tokens, 55 % of which carry loss
+    assert {tuple(array.shape for array in batch if array is not None) for batch in found} == set(told)
+    assert len(told) == (2 if "layout" in options and options["layout"] == "buckets" else 1)
+    assert all(not any(array.any() for array in batches.empty(shape) if array is not None) for shape in batches.shapes)
+
+
+def test_there_is_little_padding_and_the_report_says_so():
+    batches = Batches(ROWS, SIZE, 2 * LENGTH, seed=3)
+    found = [batches.at(step) for step in range(batches.steps_per_epoch)]
+    fill = np.mean([batch.segments > 0 for batch in found])
+    assert fill > 0.97 and batches.report["fill"] == pytest.approx(fill, abs=0.002)
+    assert batches.report["tokens a row"] == pytest.approx(ROWS.lengths.mean() / fill, rel=0.002)
+    assert batches.report["shared tokens"] == 0
+    assert batches.shapes == ((SIZE, 2 * LENGTH, 40),)  # of 64 tokens, 56 % of which carry loss
+
+
+def test_rows_share_their_beginning():
+    tokens = np.concatenate([[*range(1, 19), 100 + i, 7] for i in range(200)]).astype(np.int32)
+    rows = TokenRows(tokens, np.arange(201) * 20, np.full(200, 18, np.int32), np.arange(200))
+    plain, shared = (Batches(rows, 2, 64, seed=0, share=share) for share in ("off", "auto"))
+    assert plain.at(0).until is None and shared.at(0).until is not None
+    assert plain.steps_per_epoch == 34 and shared.steps_per_epoch == 5
+    assert shared.report["shared tokens"] == pytest.approx(0.85, abs=0.02)
+    assert shared.report["tokens a row"] < 3.3
 
 
 def test_loss_slots_fit_every_epoch():
@@ -109,14 +138,13 @@ def test_two_threads_may_ask_at_once():
     assert all(_same(a, b) for a, b in zip(mine[::-1], theirs, strict=True))
 
 
-def test_evaluation_maps_every_loss_token_to_its_row():
+@pytest.mark.parametrize("share", ["on", "off"])
+def test_evaluation_maps_every_loss_token_to_its_row(share):
     found = np.zeros(len(ROWS))
     shapes = set()
-    for batch in eval_batches(ROWS, SIZE, LENGTH):
-        lines, slots = np.nonzero(batch.weights)
-        segments = batch.segments[lines, batch.loss_positions[lines, slots]]
-        rows = batch.rows[lines, segments - 1]
-        assert (batch.targets[lines, slots] == rows + 1).all()
+    for batch in eval_batches(ROWS, SIZE, LENGTH, share):
+        rows = batch.rows[batch.weights > 0]
+        assert (batch.targets[batch.weights > 0] == rows + 1).all()
         np.add.at(found, rows, 1)
         shapes.add(tuple(array.shape for array in batch[:7]))
     assert found.tolist() == ROWS.loss_lengths.tolist()
@@ -125,7 +153,7 @@ def test_evaluation_maps_every_loss_token_to_its_row():
 
 def test_evaluation_shares_add_up():
     whole = eval_batches(ROWS, SIZE, LENGTH)
-    parts = [eval_batches(ROWS, SIZE, LENGTH, p, 2) for p in range(2)]
+    parts = [eval_batches(ROWS, SIZE, LENGTH, "off", p, 2) for p in range(2)]
     for batch, *shares in zip(whole, *parts, strict=True):
         assert np.array_equal(batch.rows, np.concatenate([share.rows for share in shares]))
 

@@ -66,10 +66,10 @@ def test_control_texts_in_a_record_stay_text():
     assert [int(i) in control for i in rows.row(0)] == [True, *[False] * (len(rows.row(0)) - 2), True]
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_every_text_is_in_a_batch_once_an_epoch_with_its_label_at_its_first_token(packed):
+@pytest.mark.parametrize("layout", ["packed", "buckets", "rows"])
+def test_every_text_is_in_a_batch_once_an_epoch_with_its_label_at_its_first_token(layout):
     _, _, rows = made(second=SECOND)
-    batches = Batches(rows, 2, 64, seed=0, pack=packed)
+    batches = Batches(rows, 1, 64, seed=0, layout=layout)
     seen = []
     for step in range(batches.steps_per_epoch):
         batch = batches.at(step)
@@ -86,7 +86,7 @@ def test_evaluation_batches_say_which_text_a_label_is_of():
     _, _, rows = made()
     (batch,) = eval_batches(rows, 2, 64)
     lines, slots = np.nonzero(batch.weights)
-    of = batch.rows[lines, batch.segments[lines, batch.loss_positions[lines, slots]] - 1]
+    of = batch.rows[lines, slots]
     assert sorted(of) == [0, 1, 2] and (batch.targets[lines, slots] == rows.labels[of]).all()
     assert batch.types is None
 
