@@ -54,9 +54,12 @@ class LoRA(Kernel):
     def dtype(self):
         return self.base.dtype
 
-    def dot(self, x, key=None):
+    def thin_input(self, training):
+        return None if training and self.dropout is not None else self.a
+
+    def dot(self, x, key=None, thin=None):
         h = drop(x, self.dropout, key, self.name)
-        y = dot(x, self.base, key) + low_rank.times(h, self.a, self.b, self.scale)
+        y = dot(x, self.base, key) + low_rank.times(h, self.a, self.b, self.scale, thin)
         return y if self.bias is None else y + jnp.broadcast_to((self.scale * self.bias).astype(y.dtype), y.shape)
 
     def lookup(self, ids, dtype, key=None):

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from peftjax.nn.thin import expand, shrink
 
 
-def times(x: jax.Array, a: jax.Array, b: jax.Array, scale: jax.Array) -> jax.Array:
-    """x [..., in] -> [..., out], in x's dtype."""
-    return expand(shrink(x, a) * scale.astype(x.dtype), b)
+def times(x: jax.Array, a: jax.Array, b: jax.Array, scale: jax.Array, thin: jax.Array | None = None) -> jax.Array:
+    """x [..., in] -> [..., out], in x's dtype. thin: x Aᵀ [..., R], where that was computed already."""
+    return expand((shrink(x, a) if thin is None else thin) * scale.astype(x.dtype), b)
 
 
 def lookup(ids: jax.Array, a: jax.Array, b: jax.Array, scale: jax.Array, dtype) -> jax.Array:

@@ -1,4 +1,4 @@
-"""HF PEFT's half of the comparison: LoRA and rsLoRA of rank 4, alpha 8, on every linear of the layers.
+"""HF PEFT's half of the comparison: LoRA, rsLoRA and DoRA of rank 4, alpha 8, on every linear of the layers.
 
     python scripts/peers/peft_steps.py --base DIRECTORY --steps STEPS.npz --out OUT        (torch, transformers 5, peft)
 """
@@ -29,6 +29,7 @@ def methods():
 
     yield "lora", start(), load
     yield "rslora", start(use_rslora=True), load
+    yield "dora", start(use_dora=True), load
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ VARIANTS = {
     "lora_all": Variant("llama", LoRAConfig(r=4, alpha=8, attn_matrices=["q", "k", "v"], intermediate_lora=True, output_lora=True)),
     "lora_mlp": Variant("llama", LoRAConfig(r=4, alpha=4, selfattn_lora=False, intermediate_lora=True, leave_out=[1])),
     "lora_1.0.0": Variant("llama", LoRAConfig(r=4, alpha=8), edit=edit_config(old_version)),
+    "dora": Variant("llama", LoRAConfig(r=4, alpha=4, use_dora=True, intermediate_lora=True)),
+    "bert_dora": Variant("bert", LoRAConfig(r=4, alpha=4, use_dora=True), head="static"),
     "lora_dora": Variant("llama", LoRAConfig(r=4, alpha=8, use_dora=True)),
     "lora_tied": Variant("llama_tied", LoRAConfig(r=4, alpha=8)),
     "union": Variant("llama", ConfigUnion(LoRAConfig(r=4, alpha=8), SeqBnConfig(reduction_factor=8))),

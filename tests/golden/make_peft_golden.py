@@ -127,6 +127,12 @@ VARIANTS = {
     "tokens_tied": Variant("llama_tied", lora(["q_proj"], trainable_token_indices=TOKENS)),
     "tokens_head": Variant("llama", lora(["q_proj"], trainable_token_indices={"embed_tokens": [3, 50], "lm_head": [96]})),
     "dora": Variant("llama", lora(LINEARS, use_dora=True)),
+    "dora_patterns": Variant(
+        "mistral", lora(["q_proj", "down_proj"], use_dora=True, use_rslora=True, rank_pattern={"layers.1.*.q_proj": 2}, lora_dropout=0.1)
+    ),
+    "dora_biased": Variant("llama_tied", lora(["q_proj", "lm_head"], use_dora=True, bias="lora_only")),
+    "dora_embed": Variant("llama_tied", lora(["embed_tokens", "v_proj"], use_dora=True)),
+    "dora_embed_ensured": Variant("llama_tied", lora(["embed_tokens"], r=1, use_dora=True, ensure_weight_tying=True)),
     "named": Variant("llama", lora(["q_proj", "v_proj"]), adapter="french"),
     "float16": Variant("llama", lora(["q_proj", "v_proj"]), edit=half(torch.float16)),
     "bfloat16": Variant("llama", lora(["q_proj", "v_proj"]), edit=half(torch.bfloat16)),
@@ -144,6 +150,7 @@ VARIANTS = {
     "gpt2_embed": Variant("gpt2", lora(["wte", "c_attn"], fan_in_fan_out=True)),
     "gpt2_dora": Variant("gpt2", lora(["c_attn"], fan_in_fan_out=True, use_dora=True)),
     "phi3": Variant("phi3", lora(["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
+    "phi3_dora": Variant("phi3", lora(["qkv_proj", "gate_up_proj"], use_dora=True)),
     "qwen2": Variant("qwen2", lora(LINEARS)),
     "gemma2": Variant("gemma2", lora(LINEARS)),
     "bert": Variant("bert", lora(["query", "value"], task_type="SEQ_CLS")),

@@ -5,7 +5,7 @@
     python -m venv /tmp/adapters && /tmp/adapters/bin/pip install torch==2.13.0 adapters==1.3.0 safetensors numpy
     /tmp/adapters/bin/python tests/golden/make_training_golden.py adapterhub_steps
 
-    lora, rslora                  PEFT: rank 4, alpha 8, every linear of the layers
+    lora, rslora, dora            PEFT: rank 4, alpha 8, every linear of the layers
     houlsby, pfeiffer, parallel   AdapterHub: double_seq_bn, seq_bn, par_bn with reduction factor 8
 
 Each becomes tests/golden/training/<method>/ with initial/, the adapter before the first step in the library's own format, and losses.npz:

@@ -13,6 +13,7 @@ from tiny import TIED, TINY, base, logits, moved
 
 from peftjax.nn.kernels import Tied, attend, dense, dot, lookup
 from peftjax.nn.quant import quantise
+from peftjax.nn.thin import shrink
 from peftjax.nn.tree import flatten, get
 from peftjax.peft.attach import attach, detach
 from peftjax.peft.dora import DoRA, column_squares, on_weight, settle
@@ -85,6 +86,13 @@ def test_it_starts_as_its_base_to_the_last_bit(kind):
     np.testing.assert_array_equal(jax.jit(dot)(X, node), jax.jit(dot)(X, weight))
     np.testing.assert_array_equal(node.merge(), dense(weight))
     np.testing.assert_allclose(node.magnitude, np.linalg.norm(dense(weight), axis=0), rtol=1e-6)
+
+
+def test_a_thin_product_made_beside_others_is_taken():
+    node = made(W)
+    assert node.thin_input(training=True) is node.a and made(W, rate=jnp.float32(0.5)).thin_input(training=True) is None
+    np.testing.assert_array_equal(dot(X, node), node.dot(X, thin=shrink(X, node.a)))
+    np.testing.assert_allclose(node.dot(X, thin=0 * shrink(X, node.a)), X @ (W * jnp.broadcast_to(node.lengths(), W.shape)), atol=1e-5)
 
 
 # ---- lengths -------------------------------------------------------------------------------------------------------------------------

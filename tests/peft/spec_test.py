@@ -17,6 +17,7 @@ EXAMPLES = [
     lora(rank_pattern={"blocks/7/attn/q": 4, "down_proj": 32}, alpha_pattern={".*/(q|v)": 2.0}),
     bottleneck(), houlsby(size=36), scaled_parallel(norm="both"), full(), full(layers=(1,)), bitfit(add=True),
     norm_only(name="norms"), head_only(), classifier(labels=("no", "yes"), hidden=False), trainable_tokens(ids=(3, 50), targets="lm_head"),
+    lora(dora=True),
     lora(lora_bias=True, ensure_weight_tying=False), full(targets=("embed_tokens",), ensure_weight_tying=False), bitfit(targets="all"),
 ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from peftjax.models.decoder import Decoder
 from peftjax.train.agreement import TOLERANCE, Agreement, as_table, compare, next_tokens, train
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-METHODS = ("lora", "rslora", "houlsby", "pfeiffer", "parallel")
+METHODS = ("lora", "rslora", "dora", "houlsby", "pfeiffer", "parallel")
 
 
 @functools.cache

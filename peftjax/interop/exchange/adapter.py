@@ -26,8 +26,8 @@ from peftjax.nn.tree import place, put, walk
 from peftjax.peft.attach import adapters, attach
 
 LISTED = 20
-# Settled by the method's own settings when it is attached; everything else of a node is stored.
-_OF_THE_METHOD = ("base", "dropout")
+# What attaching finds again from the method's own settings and the base; everything else of a node is stored.
+_NOT_STORED = ("base", "dropout", "squares", "settled")
 
 
 class Piece(NamedTuple):
@@ -132,7 +132,7 @@ def _nodes(path: str, value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _stored(node: Any) -> dict[str, Any]:
     """The leaves of a node that are stored, by field."""
-    leaves = {field: getattr(node, field) for field in node.array_fields if field not in _OF_THE_METHOD}
+    leaves = {field: getattr(node, field) for field in node.array_fields if field not in _NOT_STORED}
     return {field: leaf for field, leaf in leaves.items() if leaf is not None}
 
 

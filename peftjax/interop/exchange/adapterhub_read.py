@@ -9,7 +9,7 @@ an error that names all of it.
 
 import collections
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.heads import read_head
 from peftjax.interop.exchange.lora_methods import Found, lora_methods
 from peftjax.interop.exchange.modules import Modules
-from peftjax.interop.exchange.tensors import read_float32
+from peftjax.interop.exchange.tensors import Tensor, read_float32
 from peftjax.interop.json_file import read_json
 from peftjax.peft.bottleneck import bottleneck
 
@@ -252,26 +252,36 @@ class _Reader:
         ours += [self.host.intermediate] if config["intermediate_lora"] else []
         ours += [self.host.mlp_output] if config["output_lora"] else []
         left_out, rank, found = set(config["leave_out"]), int(config["r"]), {}
-        scale = np.float32(config["alpha"] / rank)
+        scale, rows = np.float32(config["alpha"] / rank), t.DORA if config["use_dora"] else t.LORA
+        if config["use_dora"]:
+            self._require_dora(config, scale, ours)
         for layer in (layer for layer in range(self.layers) if layer not in left_out):
             by_module: dict[str, list[str]] = collections.defaultdict(list)
             for module in ours:
                 path = f"blocks/{layer}/{module}"
                 by_module[self.modules.theirs[path].name].append(path)
             for name, paths in by_module.items():
-                for path, a, b in self._factors(name, paths, rank):
-                    pieces[f"{path}/kernel"] = Piece("LoRA", {"a": a, "b": b, "scale": scale})
+                for path, arrays in self._factors(name, paths, rank, rows):
+                    pieces[f"{path}/kernel"] = Piece("DoRA" if rows is t.DORA else "LoRA", arrays | {"scale": scale})
                     found[path] = Found(rank, config["alpha"])
         return lora_methods(found, self.layers, Found(rank, config["alpha"]), **{f.ours: f.read(config) for f in t.LORA_FIELDS})
 
-    def _factors(self, name: str, paths: list[str], rank: int) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
-        """(our path, a, b) of each part of one of their modules; nothing after a complaint."""
+    def _require_dora(self, config: Mapping[str, Any], scale: np.float32, modules: Iterable[str]) -> None:
+        biased = next((self.modules.theirs[f"blocks/0/{m}"].name for m in modules if self.modules.has_bias(f"blocks/0/{m}")), None)
+        why = t.no_dora(self.modules.config.family, scale, biased)
+        if why:
+            raise ValueError(f"{self.folder}: use_dora is not supported here, where AdapterHub's DoRA is another function: {why}")
+        if config["dropout"]:
+            self.notes.append(f"dropout {config['dropout']} acts as in HF PEFT's DoRA: what it takes away passes through the base alone")
+
+    def _factors(self, name: str, paths: list[str], rank: int, rows: Sequence[Tensor]) -> Iterable[tuple[str, dict[str, np.ndarray]]]:
+        """(our path, its arrays) of each part of one of their modules; nothing after a complaint."""
         tensors = self.loras_at.get(name, {})
-        missing = [row.suffix for row in t.LORA if row.suffix not in tensors]
+        missing = [row.suffix for row in rows if row.suffix not in tensors]
         if missing:
             self.problems += [f"missing   {name}.loras.{self.name}.{suffix}" for suffix in missing]
             return
-        a, b = (tensors.pop(row.suffix) for row in t.LORA)
+        a, b, *lengths = (tensors.pop(row.suffix) for row in rows)
         inputs, outputs = self.modules.sizes(paths[0])[0], [self.modules.sizes(path)[-1] for path in paths]
         if a.shape != (rank * len(paths), inputs) or b.shape != (sum(outputs), rank):
             self.problems.append(
@@ -279,10 +289,14 @@ class _Reader:
                 f"{[rank * len(paths), inputs]} and {[sum(outputs), rank]}"
             )
             return
+        if any(array.shape != (sum(outputs), 1) for array in lengths):
+            self.problems.append(f"misshapen {name}: m.weight {list(lengths[0].shape)}, this base wants {[sum(outputs), 1]}")
+            return
         end = 0
         for number, path in enumerate(paths):
             start, end = end, end + outputs[number]
-            yield path, t.LORA[0].ours(a[number * rank : (number + 1) * rank]), t.LORA[1].ours(b[start:end])
+            parts = (a[number * rank : (number + 1) * rank], b[start:end], *(array[start:end] for array in lengths))
+            yield path, {row.field: row.ours(part) for row, part in zip(rows, parts, strict=True)}
 
 
 def _bottleneck_methods(

@@ -5,6 +5,7 @@
 | bottleneck | Bottleneck | <place>.adapters.N. adapter_down.0.weight (M, D), .bias; adapter_up.weight (D, M), .bias; scaling; norms |
 | the same with ln_before | Bottleneck | the linear is adapter_down.1; the norm is there twice: adapter_down.0 and adapter_norm_before |
 | LoRA | LoRA | <module>.loras.N.lora_A (R, in), lora_B (out, R) |
+| DoRA, with alpha = r and no bias | DoRA | those of LoRA, and m.weight (out, 1) |
 | LoRA on GPT-2's c_attn | LoRA on q, k, v | the chosen parts in the order q, k, v: lora_A (parts x R, in), lora_B (parts x D, R) |
 | heads | Trained | heads.N.1 and .4 (dense, tanh, dense), or the modules of the host's own classifier |
 
@@ -17,11 +18,16 @@ What a bottleneck computes follows from its flags and from the host. R: residual
 | T F F (AdapterPlus) | "sum"; on BERT "output" at block_out | R + u + f(R + u) | x = LN(R + u); x + f(x) |
 | F T T with is_parallel | "residual" | R + u + f(R) | LN(R + u + f(R)) |
 
+Its DoRA computes m / ‖W + BA‖ · (W x + bias + s BAx): the norm lacks the scale s, and the bias is scaled; only with s = 1 and no bias is
+that DoRA. On GPT-2 it takes norms along the wrong axis; with dropout it trains otherwise, as all of x passes through W there.
+
 Seen in files written by adapters 1.3.0; what the rows compute was measured there. Hosts other than these compute something else and are
 refused.
 """
 
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from peftjax.interop.exchange.tensors import Field, Tensor
 
@@ -44,6 +50,7 @@ NORM_AFTER = (Tensor("norm_after", "adapter_norm_after.weight", ("D",)), Tensor(
 LEARNED_SCALE = Tensor("scale", "scaling", ("1",))
 CHANNEL_SCALE = Tensor("scale", "scaling", ("D",))
 LORA = (Tensor("a", "lora_A", ("R", "in")), Tensor("b", "lora_B", ("out", "R"), flip=True))
+DORA = (*LORA, Tensor("magnitude", "m.weight", ("out", "1")))
 
 
 def bottleneck_rows(ln_before: bool, ln_after: bool, scale: float | str) -> tuple[Tensor, ...]:
@@ -113,7 +120,7 @@ BOTTLENECK_FIELDS = (
     Field("init_weights", "init", "bert", INITS),
     Field("dropout", "dropout", 0.0),
 )
-LORA_FIELDS = (Field("dropout", "dropout", 0.0),)
+LORA_FIELDS = (Field("dropout", "dropout", 0.0), Field("use_dora", "dora", False))
 
 # Config fields of a bottleneck that must be off, each with what it would ask for.
 REFUSED = {
@@ -121,7 +128,7 @@ REFUSED = {
     "cross_adapter": "cross-attention adapters",
     "adapter_residual_before_ln": "the residual inside the adapter's own norm",
 }
-REFUSED_LORA = {"use_gating": "a gate", "use_dora": "DoRA, which has no node here yet", "vera_d": "VeRA", "vera_b": "VeRA"}
+REFUSED_LORA = {"use_gating": "a gate", "vera_d": "VeRA", "vera_b": "VeRA"}
 # Fields that change nothing once those above are off.
 IDLE = {
     "architecture", "factorized_phm_W", "factorized_phm_rule", "hypercomplex_nonlinearity", "init_weights", "init_weights_seed",
@@ -132,7 +139,17 @@ READ = {
     *FLAGS, "mh_adapter", "output_adapter", "reduction_factor", "non_linearity", "ln_before", "ln_after", "scaling", "dropout",
     "leave_out", "stochastic_depth",
 }
-READ_LORA = {"r", "alpha", "attn_matrices", "selfattn_lora", "intermediate_lora", "output_lora", "dropout", "leave_out", "composition_mode"}
+READ_LORA = {"r", "alpha", "attn_matrices", "selfattn_lora", "intermediate_lora", "output_lora", "dropout", "leave_out", "composition_mode",
+             "use_dora"}
+
+
+def no_dora(family: str, scale: float, biased: str | None) -> str:
+    """Why AdapterHub's DoRA is another function than DoRA, "" where it is the same. biased: a module that has it and a bias."""
+    if family == "gpt2":
+        return "its norms on GPT-2 run along the wrong axis"
+    if np.float32(scale) != 1:
+        return f"its norms lack the scale alpha / r, here {float(scale):g}, and are right for alpha = r alone"
+    return f"it scales the bias of {biased} too" if biased else ""
 
 
 def defaults() -> dict[str, Any]:

@@ -52,12 +52,12 @@ def adapterhub_content(adapter: Adapter, base_config: Any, name: str, base_uri: 
         raise ValueError(f"an adapter cannot be called {name!r} in AdapterHub, whose keys are cut at dots")
     modules, host = Modules.of(base_config), t.HOSTS[base_config.family]
     pieces = {path: piece for path, piece in adapter.pieces.items() if not of_head(path, piece)}
-    homeless = [f"{path} ({piece.kind})" for path, piece in pieces.items() if piece.kind not in ("LoRA", "Bottleneck")]
+    homeless = [f"{path} ({piece.kind})" for path, piece in pieces.items() if piece.kind not in ("LoRA", "DoRA", "Bottleneck")]
     if homeless:
         raise ValueError(f"AdapterHub has no place for {', '.join(homeless[:5])}")
     tensors: dict[str, np.ndarray] = {}
     configs = []
-    loras = {path.rpartition("/")[0]: piece for path, piece in pieces.items() if piece.kind == "LoRA"}
+    loras = {path.rpartition("/")[0]: piece for path, piece in pieces.items() if piece.kind in ("LoRA", "DoRA")}
     if loras:
         configs.append(_lora(loras, adapter.methods, modules, host, name, tensors))
     bottlenecks = {path: piece for path, piece in pieces.items() if piece.kind == "Bottleneck"}
@@ -106,6 +106,11 @@ def _lora(loras: Mapping[str, Piece], methods: Sequence[Any], modules: Modules, 
     layers = _one([tuple(sorted(on_layers)) for on_layers in on.values()], "set of layers")
     rank = _one([piece.arrays["a"].shape[0] for piece in loras.values()], "rank")
     scale = _one([float(piece.arrays["scale"]) for piece in loras.values()], "scale")
+    kind = _one([piece.kind for piece in loras.values()], "kind of LoRA")
+    if kind == "DoRA":
+        why = t.no_dora(modules.config.family, scale, next((modules.theirs[path].name for path in loras if modules.has_bias(path)), None))
+        if why:
+            raise ValueError(f"AdapterHub has no place for this DoRA: {why}; merge it")
     of_lora = [method for method in methods if isinstance(method, lora)]
     settings = {f.theirs: f.write(_one([getattr(method, f.ours) for method in of_lora], f"{f.ours} of LoRA")) for f in t.LORA_FIELDS}
     by_module: dict[str, list[str]] = collections.defaultdict(list)
@@ -113,9 +118,9 @@ def _lora(loras: Mapping[str, Piece], methods: Sequence[Any], modules: Modules, 
         by_module[modules.theirs[path].name].append(path)
     for theirs, paths in by_module.items():
         paths.sort(key=modules.ours[theirs].index)
-        factors = [[row.theirs(loras[path].arrays[row.field]) for row in t.LORA] for path in paths]
-        tensors[f"{theirs}.loras.{name}.lora_A"] = np.concatenate([a for a, _ in factors])
-        tensors[f"{theirs}.loras.{name}.lora_B"] = np.concatenate([b for _, b in factors])
+        for row in t.DORA if kind == "DoRA" else t.LORA:
+            parts = [row.theirs(loras[path].arrays[row.field]) for path in paths]
+            tensors[f"{theirs}.loras.{name}.{row.suffix}"] = np.concatenate(parts)
     asked = [m.alpha for m in of_lora if m.alpha is not None and np.float32(m.alpha / rank) == np.float32(scale)]
     alpha = asked[0] if asked else scale * rank
     letters = [at[module] for module in sorted(on) if len(at[module]) == 1]

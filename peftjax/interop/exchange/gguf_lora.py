@@ -34,6 +34,7 @@ LLAMA_CPP_VERSION = "0.5.0"  # whose loader these files are for
 DTYPES = ("float32", "float16")
 # Why a kind of piece has no place in such a file.
 HOMELESS = {
+    "DoRA": "columns of a trained length are no product of two matrices; merge it into the base and write that as GGUF",
     "Bottleneck": "a nonlinear bottleneck is no product of two matrices",
     "TokenRows": "rows of the embedding are no product of two matrices",
     "Trained": "it has no weights trained whole; merge them into the base and write that as GGUF",

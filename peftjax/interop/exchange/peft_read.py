@@ -173,7 +173,7 @@ class _Reader:
         return hasattr(self.modules.config, "labels")
 
     def _lora(self, name: str, paths: list[str], entries: dict[str, np.ndarray], pieces: dict, found: dict) -> None:
-        table = t.LORA_EMBEDDING if self.modules.kind(paths[0]) == "embedding" else t.LORA_LINEAR
+        table = t.low_rank("DoRA" if self.config.get("use_dora") else "LoRA", self.modules.kind(paths[0]))
         rows = [row for row in table.tensors if row.suffix in entries]
         absent = [row.suffix for row in table.tensors if row.suffix not in entries and not row.optional]
         if absent:
@@ -194,7 +194,7 @@ class _Reader:
         scale = alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
         for path in paths:
             arrays = {row.field: row.ours(array_of[row.field], self.modules.theirs[path].part) for row in rows}
-            pieces[self.modules.parameter(path)] = Piece("LoRA", arrays | {"scale": np.float32(scale)})
+            pieces[self.modules.parameter(path)] = Piece(table.node, arrays | {"scale": np.float32(scale)})
             found[path] = Found(rank, alpha)
 
     def _tokens(self, name: str, path: str, array: np.ndarray, pieces: dict) -> tuple[int, ...]:
@@ -239,6 +239,11 @@ class _Reader:
         head, embed = self.modules.theirs["head"].name, self.modules.theirs["embed"].name
         if head not in self.arrays or embed not in self.arrays:
             return set()
+        if self.config.get("use_dora") and "lora_embedding_A" in self.arrays[embed]:
+            self.problems.append(
+                f"other     {t.PREFIX}{head}: with ensure_weight_tying and use_dora it shares {embed}'s factors, but has lengths and "
+                "magnitudes of its own rows; no node here does this"
+            )
         pairs = {"lora_A.weight": ("lora_embedding_B", True), "lora_B.weight": ("lora_embedding_A", True), "weight": ("weight", False)}
         for suffix, array in self.arrays[head].items():
             twin, flip = pairs.get(suffix, (suffix, False))

@@ -4,6 +4,7 @@
 |---|---|---|
 | LoRA on a linear layer | LoRA | lora_A.weight (R, in), lora_B.weight (out, R), lora_B.bias (out,) |
 | LoRA on an embedding | LoRA | lora_embedding_A (R, V), lora_embedding_B (D, R) |
+| DoRA | DoRA | those of LoRA, and lora_magnitude_vector (out,) or (D,) |
 | trainable tokens | TokenRows | token_adapter.trainable_tokens_delta (N, D): the new rows themselves |
 | modules_to_save | Trained | weight, bias |
 | bias "lora_only", "all" | Trained | base_layer.bias, bias |
@@ -44,6 +45,8 @@ LORA_EMBEDDING = Table("LoRA", ("embedding",), (
     Tensor("a", "lora_embedding_A", ("R", "V")),
     Tensor("b", "lora_embedding_B", ("D", "R"), flip=True),
 ))
+DORA_LINEAR = Table("DoRA", ("linear", "conv1d"), (*LORA_LINEAR.tensors[:2], Tensor("magnitude", "lora_magnitude_vector", ("out",))))
+DORA_EMBEDDING = Table("DoRA", ("embedding",), (*LORA_EMBEDDING.tensors, Tensor("magnitude", "lora_magnitude_vector", ("D",))))
 TOKENS = Table("TokenRows", ("embedding", "linear"), (Tensor("rows", "token_adapter.trainable_tokens_delta", ("N", "D")),))
 SAVED_LINEAR = Table("Trained", ("linear",), (Tensor("value", "weight", ("out", "in"), flip=True),))
 SAVED_CONV1D = Table("Trained", ("conv1d",), (Tensor("value", "weight", ("in", "out")),))
@@ -53,7 +56,7 @@ SAVED_BIAS = Tensor("value", "bias", ("out",))
 BIAS_UNDER_LORA = Tensor("value", "base_layer.bias", ("out",))
 COPY_OF_BASE = "base_layer.weight"
 
-TABLES = (LORA_LINEAR, LORA_EMBEDDING, TOKENS, SAVED_LINEAR, SAVED_CONV1D, SAVED_EMBEDDING, SAVED_NORM)
+TABLES = (LORA_LINEAR, LORA_EMBEDDING, DORA_LINEAR, DORA_EMBEDDING, TOKENS, SAVED_LINEAR, SAVED_CONV1D, SAVED_EMBEDDING, SAVED_NORM)
 SUFFIXES = sorted({t.suffix for table in TABLES for t in table.tensors} | {SAVED_BIAS.suffix, BIAS_UNDER_LORA.suffix, COPY_OF_BASE})
 
 
@@ -61,12 +64,12 @@ SUFFIXES = sorted({t.suffix for table in TABLES for t in table.tensors} | {SAVED
 LORA_FIELDS = (
     Field("lora_dropout", "dropout", 0.0),
     Field("use_rslora", "rslora", False),
+    Field("use_dora", "dora", False),
     Field("lora_bias", "lora_bias", False),
 )
 
 # Fields that must be off, each with what it would ask for.
 REFUSED = {
-    "use_dora": "DoRA, which has no node here yet",
     "target_parameters": "LoRA on bare parameters (mixtures of experts)",
     "layer_replication": "layers used several times",
     "alora_invocation_tokens": "activated LoRA",
@@ -96,6 +99,11 @@ OTHER_TYPES = {
 def saved_row(kind: str) -> Tensor:
     """The weight of a module saved whole, by what `Modules.kind` says it is."""
     return next(table.tensors[0] for table in TABLES if table.node == "Trained" and kind in table.kinds)
+
+
+def low_rank(node: str, kind: str) -> Table:
+    """The tensors of a "LoRA" or "DoRA", by what `Modules.kind` says its module is."""
+    return next(table for table in TABLES if table.node == node and kind in table.kinds)
 
 
 def mutating(init: Any) -> bool:

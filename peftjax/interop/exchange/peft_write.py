@@ -25,6 +25,7 @@ from peftjax.peft.lora import lora
 from peftjax.peft.select import as_patterns, matches
 
 NOTHING = "dummy-target-modules"  # PEFT's own word for an adapter without LoRA
+LOW_RANK = ("LoRA", "DoRA")
 PEFT_VERSION = "0.21.2"  # whose files these are like
 
 
@@ -54,7 +55,7 @@ def peft_content(
     homeless = []
     for path, piece in adapter.pieces.items():
         module = path.rpartition("/")[0]
-        if piece.kind in ("LoRA", "TokenRows", "Trained") and module in modules.theirs:
+        if piece.kind in (*LOW_RANK, "TokenRows", "Trained") and module in modules.theirs:
             by_module[modules.theirs[module].name][path] = piece
         else:
             homeless.append(f"{path} ({piece.kind})")
@@ -108,7 +109,7 @@ class _Writer:
         kinds = {piece.kind for piece in mains.values()}
         if len(kinds) > 1:
             raise ValueError(f"HF PEFT has one method a module; {name} has {' and '.join(sorted(kinds))}")
-        if kinds == {"LoRA"}:
+        if kinds & set(LOW_RANK):
             self._lora(name, mains)
         elif kinds == {"TokenRows"}:
             (piece,) = mains.values()
@@ -119,7 +120,7 @@ class _Writer:
             self.put(name, row.suffix, self._joined(name, row, {path: piece.arrays["value"] for path, piece in mains.items()}))
             self.saved.append(name)
         if biases:
-            row = t.BIAS_UNDER_LORA if kinds == {"LoRA"} else t.SAVED_BIAS
+            row = t.BIAS_UNDER_LORA if kinds & set(LOW_RANK) else t.SAVED_BIAS
             self.put(name, row.suffix, self._joined(name, row, biases))
             if kinds != {"Trained"}:
                 self.bias.append(name)
@@ -132,6 +133,11 @@ class _Writer:
             return
         start = f"{t.PREFIX}{embed}."
         first = {key.removeprefix(start): array for key, array in self.tensors.items() if key.startswith(start)}
+        if "lora_magnitude_vector" in first:
+            raise ValueError(
+                f"HF PEFT has no place for DoRA on {embed} that the tied {head.name} follows: there the head has lengths and magnitudes of "
+                "its own; attach it with ensure_weight_tying=False, or merge it"
+            )
         if "lora_embedding_A" in first:
             self.put(head.name, "lora_A.weight", first["lora_embedding_B"].T)
             self.put(head.name, "lora_B.weight", first["lora_embedding_A"].T)
@@ -155,7 +161,7 @@ class _Writer:
             "peft_type": "LORA", "task_type": task, "base_model_name_or_path": base_uri, "revision": None, "auto_mapping": None,
             "inference_mode": True, "peft_version": PEFT_VERSION,
             "r": rank, "lora_alpha": _whole_number(alpha), **{field.theirs: field.write(getattr(s, field.ours)) for field in t.LORA_FIELDS},
-            "use_dora": False, "bias": self._bias_mode(), "init_lora_weights": True, "fan_in_fan_out": self.conv1d,
+            "bias": self._bias_mode(), "init_lora_weights": True, "fan_in_fan_out": self.conv1d,
             "target_modules": self.modules.shortest(self.ranks, dotted=True, among=linear_and_embedding) or NOTHING,
             "exclude_modules": None,
             "rank_pattern": {f"^{re.escape(n)}": r for n, r in sorted(self.ranks.items()) if r != rank},
@@ -176,7 +182,7 @@ class _Writer:
         self.conv1d |= kind == "conv1d"
         factors = {path: trimmed(piece.arrays) for path, piece in pieces.items()}
         arrays = factors[paths[0]] if len(paths) == 1 else self._fused(name, factors)
-        for row in (t.LORA_EMBEDDING if kind == "embedding" else t.LORA_LINEAR).tensors:
+        for row in t.low_rank(next(iter(pieces.values())).kind, kind).tensors:
             if row.field in arrays:
                 self.put(name, row.suffix, row.theirs(arrays[row.field]))
         self.ranks[name] = arrays["a"].shape[0]
@@ -185,7 +191,10 @@ class _Writer:
     def _fused(self, name: str, factors: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         parts = [(self.modules.theirs[path].part, factors[path]) for path in self.modules.ours[name] if path in factors]
         whole = sum(self.modules.sizes(path)[-1] for path in self.modules.ours[name])
-        return fuse(parts, whole)
+        lengths = [part["magnitude"] for _, part in parts if "magnitude" in part]
+        if lengths and len(lengths) < len(self.modules.ours[name]):
+            raise ValueError(f"HF PEFT has DoRA on {name} as a whole, and here it stands on {', '.join(factors)} alone; merge it")
+        return fuse(parts, whole) | ({"magnitude": np.concatenate(lengths)} if lengths else {})
 
     def _alpha(self, rank: int, scale: float) -> float:
         """The alpha that PEFT turns back into this scale; one of the method's own numbers where it says the same."""

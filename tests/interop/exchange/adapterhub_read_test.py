@@ -20,14 +20,15 @@ READ = (
     "double_seq_bn", "gelu", "gelu_new", "gelu_without_version", "gpt2_double_seq_bn", "gpt2_lora", "gpt2_lora_all", "gpt2_lora_k",
     "gpt2_par_bn", "gpt2_seq_bn", "head", "leakyrelu", "leave_out", "ln_after", "ln_before", "lora", "lora_1.0.0", "lora_all",
     "lora_mlp", "lora_qkv", "lora_tied", "mistral", "named", "par_bn", "par_bn_attention", "reduction_fraction", "reduction_map",
-    "scaled_par_bn", "scaled_seq_bn", "seq_bn", "tied", "union",
+    "scaled_par_bn", "scaled_seq_bn", "seq_bn", "tied", "union", "dora",
 )  # fmt: skip
 REFUSED = {
     "bert_post_add": "residual_before_ln': 'post_add'.* make something that is not supported",
     "roberta_post_add": "residual_before_ln': 'post_add'",
     "ia3": "composition_mode 'scale'",
     "ln_after_residual": "adapter_residual_before_ln: the residual inside the adapter's own norm",
-    "lora_dora": "use_dora: DoRA, which has no node here yet",
+    "lora_dora": "use_dora is not supported here, .*: its norms lack the scale alpha / r, here 2, and are right for alpha = r alone",
+    "bert_dora": "use_dora is not supported here, .*: it scales the bias of bert.encoder.layer.0.attention.self.query too",
     "lora_gated": "use_gating: a gate",
     "seq_bn_gated": "use_gating: a gate",
     "seq_bn_inv": "inv_adapter: invertible adapters",

@@ -24,7 +24,7 @@ ROUND = (
     "adapter_plus", "adapter_plus_ln", "double_seq_bn", "gelu", "gelu_new", "gelu_without_version", "gpt2_lora_all", "gpt2_lora_k",
     "gpt2_par_bn", "gpt2_seq_bn", "head", "leakyrelu", "leave_out", "ln_after", "ln_before", "lora", "lora_1.0.0", "lora_mlp",
     "lora_qkv", "lora_tied", "mistral", "named", "par_bn_attention", "reduction_fraction", "reduction_map", "scaled_par_bn",
-    "scaled_seq_bn", "seq_bn", "tied", "union",
+    "scaled_seq_bn", "seq_bn", "tied", "union", "dora",
 )  # fmt: skip
 # Where the config written says the same in other words: flags that do not matter on Llama, mends of old files, a map written out.
 PLUS = {"original_ln_after": True, "residual_before_ln": True}
@@ -101,6 +101,10 @@ HOMELESS = {
     "a site of ours": ("llama", [bottleneck(size=3, sites=("attn_in",), reads="output")], "no place for bottlenecks at attn_in"),
     "two sizes in a layer": ("llama", [bottleneck(size=2, sites=("attn_out",)), bottleneck(size=3, sites=("mlp_out",))],
                              "one bottleneck size a layer"),
+    "DoRA with a scale": ("llama", [lora(rank=2, alpha=3, dora=True, targets="q_proj")], "this DoRA: its norms lack the scale .* 1.5"),
+    "DoRA on GPT-2": ("gpt2", [lora(dora=True, targets=["q_proj", "v_proj"])], "this DoRA: its norms on GPT-2 run along the wrong axis"),
+    "DoRA beside a bias": ("bert", [lora(dora=True, targets="query")], "this DoRA: it scales the bias of bert.*self.query too"),
+    "DoRA and LoRA": ("llama", [lora(dora=True, targets="q_proj"), lora(targets="v_proj")], "one kind of LoRA for the whole adapter"),
     "a head alone": ("bert", [classifier(labels=2)], "this one is a head alone"),
     "two activations": ("llama", [bottleneck(size=2, sites=("attn_out",)), bottleneck(size=2, sites=("mlp_out",), activation="tanh")],
                         "has one activation"),

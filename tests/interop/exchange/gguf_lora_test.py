@@ -170,6 +170,7 @@ def test_names_and_half_precision(tmp_path):
         ("llama", full(targets="lm_head"), "head/kernel: it has no weights trained whole; merge"),
         ("qwen2", bitfit(), "attn/k/bias: it has no weights trained whole"),
         ("llama", trainable_tokens(ids=(1, 2)), "rows of the embedding"),
+        ("llama", lora(dora=True), "columns of a trained length are no product of two matrices; merge it"),
         ("llama", lora(lora_bias=True), "no bias behind B"),
         ("llama_tied", lora(targets="lm_head"), "no output.weight.*9065"),
         ("llama_tied", lora(targets="embed_tokens"), "token_embd.weight too"),

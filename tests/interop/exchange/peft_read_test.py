@@ -20,11 +20,11 @@ READ = (
     "excluded_regex", "embed", "embed_tied", "embed_tied_ensured", "head", "head_tied", "embed_head_tied", "embed_head_tied_ensured",
     "saved_head", "saved_head_tied", "saved_embed_tied", "saved_embed_tied_ensured", "saved_embed_head", "saved_norm", "lora_bias",
     "bias_lora_only", "bias_all", "tokens", "tokens_tied", "tokens_head", "float16", "bfloat16", "pissa_converted", "gpt2_attn",
-    "gpt2_all", "gpt2_embed", "phi3", "qwen2", "gemma2", "bert", "roberta",
+    "gpt2_all", "gpt2_embed", "phi3", "qwen2", "gemma2", "bert", "roberta", "dora", "dora_patterns", "dora_biased", "dora_embed",
+    "gpt2_dora", "phi3_dora",
 )  # fmt: skip
 REFUSED = {
-    "dora": (ValueError, "use_dora: DoRA, which has no node here yet"),
-    "gpt2_dora": (ValueError, "use_dora: DoRA"),
+    "dora_embed_ensured": (ValueError, "lm_head: with ensure_weight_tying and use_dora it .* has lengths and magnitudes of its own rows"),
     "ia3": (ValueError, r"peft_type is 'IA3' \(a method of HF PEFT that is not exchanged yet\); LORA can be read"),
     "pissa": (ValueError, "init_lora_weights 'pissa': the factors fit a base that was changed"),
     "pickle": (ValueError, "adapter_model.bin is a pickle.*safetensors.torch.save_file"),
@@ -119,7 +119,12 @@ def copied(tmp_path):
 START = "base_model.model.model"
 EDITS = {
     "an unknown setting": ("plain", {"lora_alhpa": 4}, {}, r"lora_alhpa = '4', which is not known here \(did you mean 'lora_alpha'"),
-    "two settings at once": ("plain", {"use_dora": True, "layer_replication": [[0, 1]]}, {}, "(?s)use_dora: .*layer_replication: "),
+    "two settings at once": ("plain", {"use_qalora": True, "layer_replication": [[0, 1]]}, {}, "(?s)layer_replication: .*use_qalora: "),
+    "lengths not there": ("plain", {"use_dora": True}, {}, "missing   .*layers.1.self_attn.q_proj.lora_magnitude_vector"),
+    "lengths not asked for": ("dora", {"use_dora": False}, {}, "extra     .*layers.1.self_attn.q_proj.lora_magnitude_vector: nothing here"),
+    "lengths of another base": ("dora", {}, {f"{START}.layers.0.self_attn.q_proj.lora_magnitude_vector": np.ones(8, np.float32)},
+                                r"q_proj.lora_magnitude_vector: \[8\], this base wants \[out=32\]"),
+    "a bias behind DoRA": ("dora", {"lora_bias": True}, {}, "a bias behind B has no part in DoRA"),
     "another rank": ("layers_pattern", {"r": 2}, {}, r"layers.0.self_attn.q_proj: rank 4, the config says 2"),
     "more targets": ("layers_pattern", {"target_modules": ["q_proj", "k_proj"]}, {}, "missing   LoRA of model.layers.0.self_attn.k_proj"),
     "other targets": ("mistral", {"target_modules": ["q_proj"]}, {}, "extra     LoRA of model.layers.0.self_attn.v_proj"),

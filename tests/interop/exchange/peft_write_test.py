@@ -26,9 +26,12 @@ ROUND = (
     "embed_tied", "embed_tied_ensured", "head_tied", "embed_head_tied", "embed_head_tied_ensured", "saved_head", "saved_head_tied",
     "saved_embed_tied", "saved_embed_tied_ensured", "saved_embed_head", "saved_norm", "lora_bias", "bias_lora_only", "bias_all",
     "tokens", "tokens_tied", "tokens_head", "float16", "bfloat16", "gpt2_attn", "gpt2_all", "gpt2_embed", "phi3", "qwen2", "gemma2",
-    "bert", "roberta",
+    "bert", "roberta", "dora", "dora_patterns", "dora_biased", "dora_embed", "gpt2_dora", "phi3_dora",
 )  # fmt: skip
-ALIKE = ("task_type", "base_model_name_or_path", "bias", "lora_bias", "use_rslora", "lora_dropout", "fan_in_fan_out", "ensure_weight_tying")
+ALIKE = (
+    "task_type", "base_model_name_or_path", "bias", "lora_bias", "use_rslora", "use_dora", "lora_dropout", "fan_in_fan_out",
+    "ensure_weight_tying",
+)  # fmt: skip
 
 
 def meaning(config: dict, modules: Modules) -> dict:
@@ -86,6 +89,10 @@ TRAINED = {
     "norms": ("qwen2", [lora(rank=2, targets="o_proj"), norm_only()]),
     "biases of fused modules": ("phi3", [lora(rank=2, targets=["q_proj", "v_proj"], alpha_pattern={"v_proj": 5}, lora_bias=True)]),
     "parts of fused modules": ("phi3", [lora(rank=2, targets=["q_proj", "gate_proj", "up_proj"])]),
+    "DoRA": ("llama", [lora(rank=2, alpha=3, dora=True, targets=["all-linear", "embed_tokens", "lm_head"],
+                            rank_pattern={"blocks/1/.*": 3})]),
+    "DoRA of fused modules": ("phi3", [lora(rank=2, dora=True, alpha_pattern={"v_proj": 5})]),
+    "DoRA on an encoder": ("roberta", [lora(rank=2, dora=True, targets=["query"])]),
     "a classifier": ("bert", [lora(rank=2, targets=["query"]), classifier(labels=("a", "b", "c"), hidden=False)]),
     "a classifier with a layer": ("roberta", [lora(rank=2, targets=["query"]), classifier(labels=4)]),
 }  # fmt: skip
@@ -156,6 +163,11 @@ HOMELESS = {
     "a bottleneck": ("llama", [lora(rank=2), pfeiffer(size=3)],
                      r"HF PEFT has no place for blocks/0/mlp_out \(Bottleneck\).*AdapterHub's form"),
     "two dropouts": ("llama", [lora(targets="q_proj", dropout=0.1), lora(targets="v_proj")], "one dropout for all modules.*0.1 and 0.0"),
+    "DoRA and not": ("llama", [lora(targets="q_proj", dora=True), lora(targets="v_proj")], "one dora for all modules.*True and False"),
+    "DoRA on a part": ("phi3", [lora(rank=2, dora=True, targets=["q_proj", "v_proj"])],
+                       "DoRA on model.layers.0.self_attn.qkv_proj as a whole, and here it stands on blocks/0/attn/q, .*/v alone"),
+    "DoRA that a tied head follows": ("llama_tied", [lora(rank=2, dora=True, targets="embed_tokens")],
+                                      "no place for DoRA on model.embed_tokens that the tied lm_head follows"),
     "rsLoRA and not": ("llama", [lora(targets="q_proj", rslora=True), lora(targets="v_proj")], "one rslora for all modules"),
     "a third of a fused weight": ("gpt2", [full(targets=["q_proj"])], "saves transformer.h.0.attn.c_attn as a whole; only blocks/0/attn/q"),
     "some biases": ("llama_tied", [lora(targets=["q_proj"]), bitfit(targets=["up_proj"])], "biases of none, of all modules or of those"),
