@@ -72,13 +72,7 @@ class Bottleneck(Entry):
 
     def __call__(self, x, key=None, residual=None, normed=None, after=None):
         """x [B, T, D], the output at the site, -> x + f(what this adapter reads)."""
-        reads = {
-            "output": lambda: x,
-            "sum": lambda: residual + x if after is None else after(x),
-            "residual": lambda: residual,
-            "normed": lambda: normed,
-        }
-        return x + self._network(reads[self.reads](), key)
+        return x + self._network(what_is_read(self.reads, x, residual, normed, after), key)
 
     def _network(self, h, key):
         dtype = h.dtype
@@ -89,6 +83,13 @@ class Bottleneck(Entry):
         h = h + jnp.broadcast_to(self.up_bias.astype(dtype), h.shape)
         h = h * jnp.broadcast_to(self.scale.astype(h.dtype), h.shape)
         return _norm(drop(h, self.dropout, key, self.name), self.norm_after, self.norm_after_bias)
+
+
+def what_is_read(reads: str, x, residual, normed, after):
+    """What goes into the network at a site whose output is x (see `peftjax.nn.sites`): a row of the module's table."""
+    if reads == "sum":
+        return residual + x if after is None else after(x)
+    return {"output": x, "residual": residual, "normed": normed}[reads]
 
 
 def _norm(x, scale, bias):
