@@ -23,14 +23,16 @@ from peftjax.interop import gguf, hf, weights
 from peftjax.interop.families import Family
 from peftjax.interop.fingerprint import fingerprint
 from peftjax.interop.gguf_tokenizer import tokenizer_from_metadata
+from peftjax.interop.held import is_held, read_held
 from peftjax.interop.pypi import fetch, fetch_matching
-from peftjax.interop.quantise import Rules, as_data, as_rules, readers
+from peftjax.interop.quantise import Rules, as_data, as_rules, describe, readers
 from peftjax.models.config import DecoderConfig
 from peftjax.models.encoder_config import EncoderConfig
 from peftjax.models.tokenizer import Tokenizer
 
 FORMS = """a base is one of
   a directory in Hugging Face layout   /models/SmolLM2-135M-Instruct      (config.json, *.safetensors, tokenizer.json)
+  a directory of ours                  /models/SmolLM2-135M-nf4           (peftjax_base.json; written by scripts/convert.py or export.py)
   a GGUF file                          /models/SmolLM2-135M-Instruct.Q4_1.gguf
   a file in a PyPI package             pypi:NAME==VERSION/path/inside/the/wheel.gguf
   a directory in a PyPI package        pypi:NAME==VERSION/path/inside/the/wheel/*
@@ -72,7 +74,8 @@ def load_base(uri: str | Path, dtype: str = "float32", quantise: Any = None) -> 
     Args:
         uri: see FORMS.
         dtype: of the parameters, one of DTYPES.
-        quantise: rules of `peftjax.interop.quantise`, such as "nf4", "as stored" or {"blocks/.*": "nf4", "embed": "int8"}.
+        quantise: rules of `peftjax.interop.quantise`, such as "nf4", "as stored" or {"blocks/.*": "nf4", "embed": "int8"}. A directory of
+            ours is held as it was written.
 
     Raises:
         FileNotFoundError: nothing is there; names the accepted forms.
@@ -83,6 +86,12 @@ def load_base(uri: str | Path, dtype: str = "float32", quantise: Any = None) -> 
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     rules = as_rules(quantise)
     path = resolve(str(uri))
+    if is_held(path):
+        held = read_held(path, dtype)
+        if rules and rules != as_rules(held.quantise):
+            raise ValueError(f"{path} is held {describe(held.quantise)} already and cannot be held {describe(rules)}; leave `quantise` out")
+        tokenizer = Tokenizer.from_directory(path)
+        return Base(str(uri), held.config, held.params, tokenizer, fingerprint(held.params), dtype, held.quantise)
     if path.is_dir():
         tokenizer, opened, form = Tokenizer.from_directory(path), hf.open_directory(path), "hf"
     else:

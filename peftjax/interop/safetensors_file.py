@@ -21,14 +21,15 @@ DTYPES = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
 }
-WHOLE_NUMBERS = {"I32": np.int32}  # no weights: of a base they would be a quantisation that is not understood
+# No weights of other people's bases: there they would be a quantisation that is not understood.
+WHOLE_NUMBERS = {"I32": np.int32, "U32": np.uint32, "I8": np.int8, "U8": np.uint8}
 
 
 def open_safetensors(path: str | Path, whole_numbers: bool = False) -> dict[str, Source]:
     """The tensors of one file by name.
 
     Args:
-        whole_numbers: int32 tensors can be read too.
+        whole_numbers: tensors of WHOLE_NUMBERS can be read too.
 
     Raises:
         ValueError: the header is truncated or is not one. Truncated data are a `problem` of their tensor.
