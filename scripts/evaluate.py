@@ -12,6 +12,8 @@ import json
 
 from absl import app, flags
 
+from peftjax.huge_pages import restart_with_huge_pages
+
 RUN = flags.DEFINE_string("run", None, "Work directory of a run: its base, adapter, data and template.")
 BASE = flags.DEFINE_string("base", None, "Base: directory, .gguf file, pypi:... or hub id. Default: SmolLM2-135M-Instruct.")
 ADAPTER = flags.DEFINE_string("adapter", None, "Adapter directory for the base: of peftjax, HF PEFT or AdapterHub.")
@@ -61,4 +63,5 @@ def main(_):
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     app.run(main)

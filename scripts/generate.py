@@ -9,6 +9,8 @@
 
 from absl import app, flags
 
+from peftjax.huge_pages import restart_with_huge_pages
+
 RUN = flags.DEFINE_string("run", None, "Work directory of a finished or stopped run: its base, adapter and template.")
 BASE = flags.DEFINE_string(
     "base", None, "Base to talk to without a run: directory, .gguf file, pypi:... or hub id. Default: SmolLM2-135M-Instruct."
@@ -44,4 +46,5 @@ def main(_):
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     app.run(main)

@@ -12,6 +12,8 @@ STARTED = time.time()  # before the heavy imports: start-up is measured from her
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
+from peftjax.huge_pages import restart_with_huge_pages  # noqa: E402
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, `configs/x.py` or `configs/x.py:variant`.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config>-<hash of its fields>.")
 
@@ -25,5 +27,6 @@ def main(_):
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     flags.mark_flag_as_required("config")
     app.run(main)

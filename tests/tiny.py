@@ -26,7 +26,7 @@ BATCH, LENGTH = 3, 5
 
 
 class Batch(NamedTuple):
-    """What a training step reads: tokens, segments, positions [B, T]; loss_positions, targets, weights [B, M]; types [B, T] or None."""
+    """What a training step reads: tokens, segments, positions [B, T]; loss_positions, targets, weights [B, M]; types and until [B, T] or None."""
 
     tokens: jax.Array
     segments: jax.Array
@@ -35,6 +35,7 @@ class Batch(NamedTuple):
     targets: jax.Array
     weights: jax.Array
     types: jax.Array | None = None
+    until: jax.Array | None = None
 
 
 @functools.cache

@@ -22,20 +22,23 @@ fine-tuning method.
 Axes: B batch, T tokens, S cache slots, D width, H heads, G key/value heads, K head size, L layers, V vocabulary.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from peftjax.models.attention import Cache, attend_causally, attention_mask
+from peftjax.models.attention import Cache, attend, attend_causally, attention_mask
 from peftjax.models.config import DecoderConfig
 from peftjax.models.rope import rotary_angles, rotate
+from peftjax.models.sight import Sight
 from peftjax.models.stack import scanned, segment_spans
-from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNorm
+from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNorm, linears
 from peftjax.nn.sites import site
 from peftjax.nn.tree import stack_name
+
+
+NO_WINDOW = 2**30  # more tokens than any line has
 
 
 def norm(config: DecoderConfig, name: str | None = None) -> nn.Module:
@@ -44,32 +47,40 @@ def norm(config: DecoderConfig, name: str | None = None) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over h [B, T, D]; returns ([B, T, D], new keys and values)."""
+    """Grouped-query attention over h [B, T, D]; returns ([B, T, D], the cache's keys and values with the new ones written, or None).
+
+    `seen` is a `Sight`, or with a cache the mask [B, T, S]; `cached` is (k, v [L, B, G, S, K], layer, slot).
+    """
 
     config: DecoderConfig
-    remat: bool
 
     @nn.compact
-    def __call__(self, h, angles, mask, layer_cache, slot):
+    def __call__(self, h, angles, seen, cached):
         c = self.config
         batch, length = h.shape[:2]
-        q = Linear(c.heads * c.head_size, c.qkv_bias, name="q")(h).reshape(batch, length, c.heads, c.head_size)
-        k = Linear(c.kv_heads * c.head_size, c.qkv_bias, name="k")(h).reshape(batch, length, c.kv_heads, c.head_size)
-        v = Linear(c.kv_heads * c.head_size, c.qkv_bias, name="v")(h).reshape(batch, length, c.kv_heads, c.head_size)
+        widths = {"q": c.heads * c.head_size, "k": c.kv_heads * c.head_size, "v": c.kv_heads * c.head_size}
+        q, k, v = linears(self, h, {name: Linear(width, c.qkv_bias, name=name) for name, width in widths.items()})
+        q = q.reshape(batch, length, c.heads, c.head_size)
+        k, v = (x.reshape(batch, length, c.kv_heads, c.head_size) for x in (k, v))
         if c.qk_norm:
             q, k = norm(c, "q_norm")(q), norm(c, "k_norm")(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        if layer_cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(layer_cache[0], k.astype(layer_cache[0].dtype), slot, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(layer_cache[1], v.astype(layer_cache[1].dtype), slot, axis=1)
-            layer_cache = (k, v)
-        scale = None if c.query_scalar is None else c.query_scalar**-0.5
-        attend = functools.partial(attend_causally, scale=scale, softcap=c.attention_softcap)
-        attend = jax.checkpoint(attend, prevent_cse=False) if self.remat else attend
-        out = attend(q, k.astype(q.dtype), v.astype(q.dtype), mask)
-        out = Linear(c.width, c.out_bias, name="o")(out.reshape(batch, length, c.heads * c.head_size))
-        return out, layer_cache
+        how = {"scale": None if c.query_scalar is None else c.query_scalar**-0.5, "softcap": c.attention_softcap}
+        if cached is None:
+            out = attend(q, k, v, seen, **how)
+        else:
+            (*cache, layer, slot) = cached
+            cache = tuple(_written(old, new, layer, slot) for old, new in zip(cache, (k, v), strict=True))
+            k, v = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).astype(q.dtype) for x in cache)
+            out, cached = attend_causally(q, k, v, seen, **how), cache
+        return Linear(c.width, c.out_bias, name="o")(out.reshape(batch, length, c.heads * c.head_size)), cached
+
+
+def _written(cache, new, layer, slot):
+    """cache [L, B, G, S, K] with new [B, T, G, K] at slots `slot` to `slot` + T - 1 of `layer`. The compiler writes in place."""
+    new = jnp.swapaxes(new, 1, 2)[None].astype(cache.dtype)
+    return jax.lax.dynamic_update_slice(cache, new, (layer, 0, 0, slot, 0))
 
 
 class MLP(nn.Module):
@@ -83,32 +94,41 @@ class MLP(nn.Module):
         act, down = ACTIVATIONS[c.activation], Linear(c.width, c.mlp_bias, name="down")
         if not c.gated:
             return down(act(Linear(c.ff, c.mlp_bias, name="up")(h)))
-        gate = act(Linear(c.ff, c.mlp_bias, name="gate")(h))
-        return down(gate * Linear(c.ff, c.mlp_bias, name="up")(h))
+        gate, up = linears(self, h, {name: Linear(c.ff, c.mlp_bias, name=name) for name in ("gate", "up")})
+        return down(act(gate) * up)
 
 
 class Block(nn.Module):
-    """One layer: x [B, T, D] -> (x, its cache), in the form that `nn.scan` wants.
+    """One layer: (x [B, T, D], cached keys and values [L, B, G, S, K] or None) -> (the same, None), in the form that `nn.scan` wants.
 
-    `views` is (rotary angles, mask), or both stacked over the kinds of layers, of which this one is number `kind`.
+    `views` is (rotary angles, window), or both stacked over the kinds of layers, of which this one is number `kind`; `sight` lacks the
+    window, or is (segments of the queries, segments of the slots, first slot) with a cache.
     """
 
     config: DecoderConfig
     remat: str
 
     @nn.compact
-    def __call__(self, x, views, slot, kind, layer_cache):
-        c = self.config
-        angles, mask = views if kind is None else jax.tree.map(lambda view: view[kind], views)
+    def __call__(self, carry, views, sight, kind, layer):
+        c, (x, cache) = self.config, carry
+        angles, window = views if kind is None else jax.tree.map(lambda view: view[kind], views)
+        if cache is None:
+            seen, cached = sight.replace(window=window if kind is not None else self._window()), None
+        else:
+            seen, cached = attention_mask(*sight, window), (*cache, layer, sight[2])
         h = site(self, "attn_in", norm(c, "attn_norm")(x), residual=x)
-        u, layer_cache = Attention(c, self.remat == "attention", name="attn")(h, angles, mask, layer_cache, slot)
+        u, cache = Attention(c, name="attn")(h, angles, seen, cached)
         u = norm(c, "attn_post_norm")(u) if c.post_norms else u
         x = x + site(self, "attn_out", u, residual=x, normed=h)
         h = site(self, "mlp_in", norm(c, "mlp_norm")(x), residual=x)
         u = MLP(c, name="mlp")(h)
         u = norm(c, "mlp_post_norm")(u) if c.post_norms else u
         x = x + site(self, "mlp_out", u, residual=x, normed=h)
-        return site(self, "block_out", x), layer_cache
+        return (site(self, "block_out", x), cache), None
+
+    def _window(self):
+        """The one window of all layers, known when compiling; None where there is none."""
+        return self.config.window if any(self.config.local_layers) else None
 
 
 class Decoder(nn.Module):
@@ -118,8 +138,8 @@ class Decoder(nn.Module):
         config: the architecture.
         segments: lengths of the scanned segments, summing to `config.layers`; () is one segment. Cutting below the lowest adapted
             layer saves the backward pass through the lower ones.
-        remat: "none" keeps what the backward pass wants, "attention" recomputes the attention scores, "dots" keeps the
-            products with kernels and recomputes all else, "block" keeps only the input of each block.
+        remat: "none" keeps what the backward pass wants, "dots" keeps the products with kernels and what attention gives and recomputes
+            all else, "block" keeps only the input of each block. Attention scores are never kept.
         unroll: writes the layers out instead of looping (longer to compile).
         dtype: of activations; parameters are cast to it where they are used.
     """
@@ -148,58 +168,59 @@ class Decoder(nn.Module):
         """tokens [B, T] int -> logits [B, T, V]; see `hidden` for the other arguments."""
         return self.logits(self.hidden(tokens, segments=segments, positions=positions)[0])
 
-    def hidden(self, tokens, *, segments=None, positions=None, cache: Cache | None = None):
+    def hidden(self, tokens, *, segments=None, positions=None, until=None, cache: Cache | None = None):
         """The trunk: tokens [B, T] -> (final hidden states [B, T, D], cache or None).
 
         Args:
             tokens: ids.
             segments: [B, T] int; a token sees earlier tokens of its own segment only, and 0 is padding. Default: all 1.
             positions: [B, T] int; must restart in each segment. Default: counted within each segment.
+            until: [B, T] int, of lines with shared prefixes (`peftjax.models.sight`), which need `positions` and have no cache.
             cache: keys and values of earlier tokens; the new ones are written at its next free slots.
         """
         c = self.config
         segments = jnp.ones_like(tokens) if segments is None else segments
+        if until is not None and (positions is None or cache is not None):
+            raise ValueError("lines with shared prefixes need positions, and cannot go on from a cache")
         if positions is None:
             seen = 0 if cache is None else jnp.sum(cache.segments[:, :, None] == segments[:, None, :], axis=1)
             positions = count_within(segments) + seen
-        key_segments, slot = segments, 0
-        if cache is not None:
-            slot = cache.used
-            key_segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, slot, axis=1)
-        views, kinds = self._views(positions, segments, key_segments, slot)
+        if cache is None:
+            sight, cached = Sight(segments, positions, until), None
+        else:
+            slots = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.used, axis=1)
+            sight, cached = (segments, slots, cache.used), (cache.k, cache.v)
+        views, kinds = self._views(positions)
 
         x = self.embed(tokens)
         if c.embedding_scale != 1.0:
             x = x * jnp.asarray(c.embedding_scale, x.dtype)
         if c.learned_positions:  # padding is kept inside the table: a row beyond it is not a number
             x = x + self.pos_embed(jnp.where(segments > 0, positions, 0))
-        x = site(self, "embed_out", x)
-        keys_values = []
+        carry = (site(self, "embed_out", x), cached)
         for start, stop in self.spans:
-            part = None if cache is None else (cache.k[start:stop], cache.v[start:stop])
             kind = None if kinds is None else kinds[start:stop]
-            x, part = getattr(self, stack_name(start, stop, c.layers))(x, views, slot, kind, part)
-            keys_values.append(part)
+            layers = None if cached is None else jnp.arange(start, stop)
+            carry, _ = getattr(self, stack_name(start, stop, c.layers))(carry, views, sight, kind, layers)
+        x, cached = carry
         x = site(self, "final_out", self.final_norm(x))
-        if cache is not None:
-            k, v = (jnp.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*keys_values, strict=True))
-            cache = Cache(k, v, key_segments, slot + tokens.shape[1])
-        return x, cache
+        return x, None if cache is None else Cache(*cached, slots, cache.used + tokens.shape[1])
 
     def logits(self, hidden):
         """The head: hidden [..., D] -> logits [..., V], in the dtype of `hidden`."""
         logits, cap = self.head(hidden, self.embed.table()), self.config.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
-    def _views(self, positions, segments, key_segments, slot):
-        """((rotary angles, mask), None), or both stacked over two kinds of layers, and the kind of each layer [L] int."""
+    def _views(self, positions):
+        """((rotary angles, window), None), or both stacked over two kinds of layers, and the kind of each layer [L] int."""
         c, views = self.config, []
         for local in sorted(set(c.local_layers)):
             base, scaling = (c.local_rope_base, None) if local and c.local_rope_base else (c.rope_base, c.rope_scaling)
             angles = None if c.learned_positions else rotary_angles(positions, c.rotary_size or c.head_size, base, scaling)
-            views.append((angles, attention_mask(segments, key_segments, slot, c.window if local else None)))
+            views.append((angles, c.window if local else None))
         if len(views) == 1:
             return views[0], None
+        views = [(angles, jnp.int32(NO_WINDOW if window is None else window)) for angles, window in views]
         return jax.tree.map(lambda *kinds: jnp.stack(kinds), *views), jnp.array(c.local_layers, jnp.int32)
 
 

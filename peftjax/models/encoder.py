@@ -21,12 +21,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from peftjax.models.attention import attend_causally
+from peftjax.models.attention import attend
 from peftjax.models.decoder import count_within
 from peftjax.models.encoder_config import EncoderConfig
+from peftjax.models.sight import Sight
 from peftjax.models.stack import scanned, segment_spans
 from peftjax.nn.kernels import dot
-from peftjax.nn.layers import ACTIVATIONS, Embed, LayerNorm, Linear, add_bias, dropout_key, optional
+from peftjax.nn.layers import ACTIVATIONS, Embed, LayerNorm, Linear, add_bias, dropout_key, linears, optional
 from peftjax.nn.sites import site
 from peftjax.nn.tree import stack_name
 
@@ -34,19 +35,16 @@ INIT = nn.initializers.normal(0.02)
 
 
 class Attention(nn.Module):
-    """Attention of all tokens of a segment to each other: h [B, T, D], mask [B, 1, T, T] -> [B, T, D]."""
+    """Attention of all tokens of a segment to each other: h [B, T, D] -> [B, T, D]."""
 
     config: EncoderConfig
-    remat: bool
 
     @nn.compact
-    def __call__(self, h, mask):
+    def __call__(self, h, sight):
         c = self.config
-        q, k, v = (
-            Linear(c.width, use_bias=True, name=name)(h).reshape(*h.shape[:2], c.heads, c.head_size) for name in ("q", "k", "v")
-        )
-        attend = jax.checkpoint(attend_causally, prevent_cse=False) if self.remat else attend_causally
-        return Linear(c.width, use_bias=True, name="o")(attend(q, k, v, mask).reshape(h.shape))
+        q, k, v = linears(self, h, {name: Linear(c.width, use_bias=True, name=name) for name in ("q", "k", "v")})
+        q, k, v = (x.reshape(*h.shape[:2], c.heads, c.head_size) for x in (q, k, v))
+        return Linear(c.width, use_bias=True, name="o")(attend(q, k, v, sight).reshape(h.shape))
 
 
 class MLP(nn.Module):
@@ -68,11 +66,11 @@ class Block(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, x, mask):
+    def __call__(self, x, sight):
         c = self.config
         norm = LayerNorm(c.norm_eps, name="attn_norm")
         h = site(self, "attn_in", x, residual=x)
-        u = Attention(c, self.remat == "attention", name="attn")(h, mask)
+        u = Attention(c, name="attn")(h, sight)
         x = norm(x + site(self, "attn_out", u, residual=x, normed=h, after=_behind(norm, x)))
         norm = LayerNorm(c.norm_eps, name="mlp_norm")
         h = site(self, "mlp_in", x, residual=x)
@@ -143,11 +141,11 @@ class Encoder(nn.Module):
         segments = jnp.ones_like(tokens) if segments is None else segments
         positions = count_within(segments) if positions is None else positions
         types = jnp.zeros_like(tokens) if types is None else types
-        mask = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+        sight = Sight(segments, positions, causal=False)
         x = self.embed(tokens) + self.type_embed(types) + self.pos_embed(positions + c.position_offset)
         x = site(self, "embed_out", self.embed_norm(x))
         for start, stop in self.spans:
-            x, _ = getattr(self, stack_name(start, stop, c.layers))(x, mask[:, None])
+            x, _ = getattr(self, stack_name(start, stop, c.layers))(x, sight)
         return x, None
 
     def logits(self, hidden):

@@ -11,7 +11,10 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-REMAT = ("none", "attention", "dots", "block")
+from peftjax.models.attention_blocks import KEPT
+from peftjax.nn.layers import PRODUCT
+
+REMAT = ("none", "dots", "block")
 
 
 def segment_spans(layers: int, segments: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -32,7 +35,7 @@ def scanned(block: type[nn.Module], config: Any, length: int, *, in_axes: Any, r
 
     Args:
         in_axes: for each argument of the block behind the value that is passed on, `nn.broadcast` or the axis of its layers.
-        remat: one of REMAT, see `peftjax.models.decoder.Decoder`; "attention" is left to the block.
+        remat: one of REMAT, see `peftjax.models.decoder.Decoder`.
         unroll: write the layers out instead of looping.
 
     Raises:
@@ -41,7 +44,7 @@ def scanned(block: type[nn.Module], config: Any, length: int, *, in_axes: Any, r
     if remat not in REMAT:
         raise ValueError(f"remat is {remat!r}; it may be {', '.join(REMAT)}")
     if remat in ("dots", "block"):
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        policy = jax.checkpoint_policies.save_only_these_names(PRODUCT, KEPT) if remat == "dots" else None
         # Within a scan nothing can be merged with the recomputation, so that it needs no protection (prevent_cse).
         block = nn.remat(block, prevent_cse=False, policy=policy)
     stack = nn.scan(

@@ -44,6 +44,11 @@ class Kernel:
         """x [..., in] -> [..., out], in x's dtype. `key` is a dropout key at training time, None otherwise."""
         raise TypeError(f"{type(self).__name__} cannot be multiplied by; a matrix product was asked for")
 
+    def thin_input(self, training: bool):
+        """The matrix [R, in] by which `dot` shrinks its input as it is, where it does; then `dot` takes `thin`, the product x [..., R],
+        when it was computed beside those of other kernels."""
+        return None
+
     def lookup(self, ids, dtype, key=None):
         """ids [...] -> rows [..., out] in `dtype` (an embedding)."""
         raise TypeError(f"{type(self).__name__} cannot stand in an embedding")

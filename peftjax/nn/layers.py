@@ -4,13 +4,19 @@ Linen checks a stored parameter leaf by leaf against its initial value, which a 
 and checks the logical shape itself. Kernels are [in, out].
 """
 
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
-from peftjax.nn.kernels import attend, dense, dot, lookup
+from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup
+from peftjax.nn.thin import shrink
+
+PRODUCT = "product"  # the name, for checkpoint policies, of what a Linear layer gives
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -55,20 +61,44 @@ def add_bias(y, bias):
 
 
 class Linear(nn.Module):
-    """x [..., in] -> x W + bias [..., features]. A bias is read where the tree holds one, created with `use_bias`."""
+    """x [..., in] -> x W + bias [..., features]. A bias is read where the tree holds one, created with `use_bias`.
+
+    `thin` is what the kernel made of x by its `thin_input`, where that was computed beside others' (`linears`).
+    """
 
     features: int
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, thin=None):
         kernel = read(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
-        y = dot(x, kernel, dropout_key(self))
+        y = dot(x, kernel, dropout_key(self)) if thin is None else kernel.dot(x, dropout_key(self), thin=thin)
         if self.use_bias:
             bias = read(self, "bias", nn.initializers.zeros, (self.features,))
         else:
             bias = optional(self, "bias")
-        return add_bias(y, bias)
+        return checkpoint_name(add_bias(y, bias), PRODUCT)
+
+
+def linears(module: nn.Module, x, layers: Mapping[str, Linear]) -> list:
+    """What several Linear layers of `module`, by name, make of one x [..., in], in their order.
+
+    Kernels that begin by shrinking x to a few columns (`Kernel.thin_input`) do so in one product: x is read once instead of many times,
+    forward and for the gradients.
+    """
+    training, thin = module.has_rng("dropout"), {}
+    for name in layers:
+        kernel = module.get_variable("params", name, {}).get("kernel") if module.has_variable("params", name) else None
+        rows = kernel.thin_input(training) if isinstance(kernel, Kernel) else None
+        if rows is not None:
+            thin[name] = rows
+    if len(thin) > 1:
+        shrunk = shrink(x, jnp.concatenate([rows.astype(x.dtype) for rows in thin.values()]))
+        ends = list(itertools.accumulate(rows.shape[0] for rows in thin.values()))
+        thin = dict(zip(thin, jnp.split(shrunk, ends[:-1], axis=-1), strict=True))
+    else:
+        thin = {}
+    return [layer(x, thin.get(name)) for name, layer in layers.items()]
 
 
 class Embed(nn.Module):

@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import struct
 
 from peftjax.peft.partition import combine
-from peftjax.train.loss import token_losses
+from peftjax.train.loss import head_is_frozen, token_losses
 from peftjax.train.optimiser import learning_rate
 
 
@@ -53,7 +53,7 @@ def make_step(
     """
 
     def summed(trainable, frozen, batch, key):
-        losses, right = token_losses(model, combine(trainable, frozen), batch, key)
+        losses, right = token_losses(model, combine(trainable, frozen), batch, key, head_is_frozen(trainable))
         return jnp.sum(losses * batch.weights), (jnp.sum(batch.weights), jnp.sum(right * batch.weights))
 
     def piece(trainable, frozen, batch, key):

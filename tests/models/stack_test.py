@@ -64,5 +64,5 @@ def test_segments_must_add_up(segments):
 
 
 def test_an_unknown_remat_is_refused():
-    with pytest.raises(ValueError, match="remat is 'dot'; it may be none, attention, dots, block"):
+    with pytest.raises(ValueError, match="remat is 'dot'; it may be none, dots, block"):
         scanned(Layer, 4, 3, in_axes=0, remat="dot")

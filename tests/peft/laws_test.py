@@ -196,7 +196,7 @@ def test_recomputing_changes_no_gradient():
 
     gradient = jax.jit(jax.grad(loss), static_argnames="remat")
     want = flatten(gradient(trainable, remat="none"))
-    for remat in ("attention", "block"):
+    for remat in ("dots", "block"):
         for path, leaf in flatten(gradient(trainable, remat=remat)).items():
             np.testing.assert_allclose(leaf, want[path], rtol=1e-3, atol=1e-4, err_msg=f"{remat} {path}")
 
