@@ -94,6 +94,13 @@ class Begun:
 
 
 def begin(base: Base, method: Any, batch: int, length: int, remat: str = "auto") -> tuple[Begun, Callable[[], float]]:
+    """As `begin_compiled`, without the program."""
+    return begin_compiled(base, method, batch, length, remat)[:2]
+
+
+def begin_compiled(
+    base: Base, method: Any, batch: int, length: int, remat: str = "auto"
+) -> tuple[Begun, Callable[[], float], jax.stages.Compiled]:
     """Compiles the step of one case and takes the first one; the function takes one more each time and gives its seconds.
 
     Args:
@@ -121,4 +128,4 @@ def begin(base: Base, method: Any, batch: int, length: int, remat: str = "auto")
         held.append(jax.block_until_ready(compiled(held.pop(), frozen, data))[0])
         return time.perf_counter() - start
 
-    return begun, timed
+    return begun, timed, compiled

@@ -4,9 +4,10 @@ Each side is a process of its own (`peftjax.train.bench_worker`) that has taken 
 the same number of parameters on the same tokens; their first losses stand side by side, and differ only where initial values do.
 """
 
+import contextlib
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peftjax.train.bench_worker import Turns, Worker
@@ -65,11 +66,11 @@ def training_worker(
     from peftjax.train.bench import METHODS, begin
     from peftjax.train.bench_machine import gemm_rate
     from peftjax.train.memory import peak_memory_bytes
-    from peftjax.train.startup import settle
+    from peftjax.train.startup import use_compilation_cache
 
     if method not in METHODS:
         raise ValueError(f"no case is called {method!r}{did_you_mean(method, METHODS)}; there are {', '.join(METHODS)}")
-    settle()
+    use_compilation_cache()
     jax.config.update("jax_enable_compilation_cache", cache)
     base = load_base(uri, **({} if quantise is None else {"quantise": quantise}))
     begun, step = begin(base, METHODS[method], batch, length, remat)
@@ -89,29 +90,28 @@ def write_base(uri: str, folder: str) -> None:
     write_directory(folder, base.config, base.params)
 
 
-def compare(case: tuple[str, str, int, int], ours: Sequence[str], peer: tuple[str, Sequence[str]] | None, steps: int) -> Row:
+def compare(case: tuple[str, str, int, int], sides: Mapping[str, Sequence[str]], steps: int) -> Row:
     """Times one case.
 
     Args:
         case: method, remat, batch, length.
-        ours: the command that serves `training_worker`.
-        peer: the peer's name and the command of its half; None times ours alone.
+        sides: by library the command that serves its half: ours, which serves `training_worker`, and after it the peer's, if any.
         steps: of each side; two more to warm up, the first of which is timed apart.
 
     Raises:
         ChildProcessError: a side ended before its time.
         ValueError: the two train different numbers of parameters.
     """
-    names = ["peftjax"] + ([peer[0]] if peer else [])
-    with Worker(names[0], ours) as first:
-        workers, facts = [first], [first.ready()]
-        if peer is None:
-            return _row(case, names, workers, facts, steps)
-        with Worker(names[1], peer[1]) as second:
-            return _row(case, names, [first, second], [facts[0], second.ready()], steps)
+    with contextlib.ExitStack() as stack:
+        workers, facts = [], []
+        for name, command in sides.items():  # one after another: the first step of each is timed with the others asleep
+            workers.append(stack.enter_context(Worker(name, command)))
+            facts.append(workers[-1].ready())
+        return _row(case, workers, facts, steps)
 
 
-def _row(case: tuple[str, str, int, int], names: list[str], workers: list[Worker], facts: list[dict], steps: int) -> Row:
+def _row(case: tuple[str, str, int, int], workers: list[Worker], facts: list[dict], steps: int) -> Row:
+    names = [worker.name for worker in workers]
     counts = [fact["trainable"] for fact in facts]
     if len(set(counts)) > 1:
         raise ValueError(f"{case[0]}: {names[0]} trains {counts[0]:,} parameters, {names[1]} {counts[1]:,}; that is not the same work")
@@ -133,12 +133,12 @@ def _row(case: tuple[str, str, int, int], names: list[str], workers: list[Worker
     )
 
 
-def cold_starts(commands: dict[str, Sequence[str]], times: int) -> dict[str, list[float]]:
+def cold_starts(sides: Mapping[str, Sequence[str]], times: int) -> dict[str, list[float]]:
     """Seconds from the start of a process to its first finished step, `times` of each command, in turns; after one of each uncounted, which
     fills the compilation cache and the file cache. Errors as in `compare`."""
-    seconds = {name: [] for name in commands}
+    seconds = {name: [] for name in sides}
     for number in range(times + 1):
-        for name, command in commands.items():
+        for name, command in sides.items():
             with Worker(name, command) as worker:
                 worker.ready()
                 if number:
