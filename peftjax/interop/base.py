@@ -91,7 +91,7 @@ def load_base(uri: str | Path, dtype: str = "float32", quantise: Any = None) -> 
         if rules and rules != as_rules(held.quantise):
             raise ValueError(f"{path} is held {describe(held.quantise)} already and cannot be held {describe(rules)}; leave `quantise` out")
         tokenizer = Tokenizer.from_directory(path)
-        return Base(str(uri), held.config, held.params, tokenizer, fingerprint(held.params), dtype, held.quantise)
+        return Base(str(uri), held.config, held.params, tokenizer, held.fingerprint, dtype, held.quantise)
     if path.is_dir():
         tokenizer, opened, form = Tokenizer.from_directory(path), hf.open_directory(path), "hf"
     else:

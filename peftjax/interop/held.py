@@ -37,10 +37,11 @@ _BYTES = ("float8_e4m3fn",)  # dtypes that the safetensors package does not writ
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Held:
-    """What lies in a directory: `config`, `params` and how they are held; see `peftjax.interop.base.Base`."""
+    """What lies in a directory: configuration, parameters, their fingerprint and how they are held; see `peftjax.interop.base.Base`."""
 
     config: Any
     params: dict[str, Any]
+    fingerprint: str
     quantise: list[list[Any]] | None
 
 
@@ -116,7 +117,8 @@ def read_held(folder: str | Path, dtype: str | None = None, threads: int = 2) ->
     config = config_from_document(read_json(folder / "config.json"), str(folder / "config.json"))
     if dtype not in (None, about["dtype"]):
         params = _cast(params, dtype)
-    return Held(config, params, about["quantise"])
+        found = fingerprint(params)
+    return Held(config, params, found, about["quantise"])
 
 
 def _described(node: Quantised) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     out/peftjax/       our own form                      out/merged/      the base with the adapter folded in, Hugging Face layout
     out/peft/          HF PEFT's                         out/lora.gguf    llama.cpp's
     out/adapterhub/    AdapterHub's                      out/servers.md   which servers take it, and what they would ignore
+    out/quantised/     the quantised base with the adapter folded in, in our own form, and certificate.json: on request alone
 
 Every folder and file is written whole or not at all. In each folder lies `peftjax.json` with the identity of the base and the lineage.
 """
@@ -19,22 +20,27 @@ from peftjax.interop.exchange.gguf_lora import write_gguf_lora
 from peftjax.interop.exchange.lint import as_table, lint
 from peftjax.interop.exchange.load import adapt, read_adapter
 from peftjax.interop.exchange.manifest import FILE, manifest, write_manifest
-from peftjax.interop.exchange.merged import write_merged
+from peftjax.interop.exchange.merged import settled, write_merged
 from peftjax.interop.exchange.native import write_native
 from peftjax.interop.exchange.peft_write import write_peft
+from peftjax.interop.held import write_held
+from peftjax.interop.json_file import write_json
 from peftjax.peft.attach import activate
+from peftjax.peft.certificate import USUAL, Budget
 from peftjax.train.adapters import Ready
+from peftjax.train.certificate import merge_quantised
 
 DTYPES = ("float32", "bfloat16", "float16")
 FORMS = ("peftjax", "peft", "adapterhub", "merged", "gguf")
-GGUF, SERVERS = "lora.gguf", "servers.md"
+QUANTISED = "quantised"
+GGUF, SERVERS, CERTIFICATE = "lora.gguf", "servers.md", "certificate.json"
 
 
 def export(
     ready: Ready, to: str | Path, forms: Sequence[str] = (), *, name: str | None = None, dtype: str | None = None,
-    say: Callable[[str], None] = print,
+    budget: Budget = USUAL, sample: str = "general", say: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Writes an adapter in these forms; () is every form that can hold it. Returns what was written.
+    """Writes an adapter in these forms; () is every form of FORMS that can hold it. Returns what was written.
 
     Args:
         ready: a base with an adapter.
@@ -42,15 +48,18 @@ def export(
         name: of the adapter, where there are several; also its name in AdapterHub.
         dtype: of tensors in other tools' forms and of merged weights; default float32, and the base's own for merged weights. llama.cpp's
             file has no bfloat16 and is float32 then.
+        budget: what merging into a quantised base may cost, for the form "quantised", which no other tool reads: `load_base` does.
+        sample: data set or JSONL file whose texts that is measured on.
         say: is told of each form what became of it.
 
     Raises:
         ValueError: an unknown form or dtype, no adapter, or a form that was asked for and cannot hold it.
         FileExistsError: something else stands where a form would go.
     """
-    unknown = [form for form in forms if form not in FORMS]
+    known = (*FORMS, QUANTISED)
+    unknown = [form for form in forms if form not in known]
     if unknown:
-        raise ValueError(f"no form is called {unknown[0]!r}{did_you_mean(unknown[0], FORMS)}; forms are {', '.join(FORMS)}")
+        raise ValueError(f"no form is called {unknown[0]!r}{did_you_mean(unknown[0], known)}; forms are {', '.join(known)}")
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     names = ready.names()
@@ -60,6 +69,7 @@ def export(
         tokenizer=ready.base.tokenizer.fingerprint, lineage=ready.lineage,
     )
     writers = _writers(ready, adapter, name, dtype)
+    writers[QUANTISED] = lambda folder: _quantised(ready, adapter, name, folder, budget, sample, say)
     written, folder = [], Path(to)
     for form in forms or FORMS:
         if form == "gguf":
@@ -116,6 +126,26 @@ def _refuse_foreign_gguf(folder: Path) -> None:
     if (folder / GGUF).exists() and not (folder / SERVERS).is_file():
         raise FileExistsError(f"{folder / GGUF} exists and is no export of peftjax (no {SERVERS} lies beside it); name another folder, or "
                               "move it away")
+
+
+def _quantised(
+    ready: Ready, adapter: Adapter, name: str, folder: Path, budget: Budget, sample: str, say: Callable[[str], None]
+) -> Path:
+    """The base with the adapter folded into its quantised weights, and what that cost; nothing is written above the budget."""
+    one = dataclasses.replace(ready, params=activate(ready.params, [name]))
+    try:
+        merged, certificate = merge_quantised(one, budget, sample)
+    except TypeError as error:  # what `merge` says of a piece without a dense form
+        raise ValueError(str(error)) from error
+    say(f"merged into the quantised base: {certificate}")
+    tree, config = settled(merged, ready.base.config, ready.methods)
+    base, about = ready.base, manifest(adapter, ready.base)
+    with replacing_folder(folder / QUANTISED) as partial:
+        write_held(partial, config, tree, base.tokenizer, dtype=base.dtype, quantise=base.quantise, origin=about["base"])
+        write_json(partial / CERTIFICATE, certificate.as_data() | {"sample": sample, "budget": dataclasses.asdict(budget)})
+        files = sorted(path.name for path in partial.iterdir())
+        write_manifest(partial, about | {"format": "peftjax merged base"}, files)
+    return folder / QUANTISED
 
 
 def _writers(ready: Ready, adapter: Adapter, name: str, dtype: str | None) -> dict[str, Callable[[Path], Path]]:

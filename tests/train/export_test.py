@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from tiny_run import tiny_config
+from tiny_run import tiny_config, write_text
 
 from peftjax.interop.base import load_base
 from peftjax.interop.exchange.adapter import digest
 from peftjax.interop.exchange.load import form_of, load_adapter, read_adapter
 from peftjax.models.decoder import Decoder
+from peftjax.nn.quant import Affine4
 from peftjax.peft import houlsby, lora
+from peftjax.peft.certificate import Budget
 from peftjax.train.adapters import ready
 from peftjax.train.config import methods
 from peftjax.train.export import FORMS, export, import_adapter
@@ -24,9 +26,10 @@ IDS = jnp.asarray(np.random.default_rng(0).integers(3, 300, (2, 9)))
 PLACES = {form: form for form in FORMS} | {"gguf": "lora.gguf"}
 
 
-def trained(folder, method):
+def trained(folder, method, quantise=None):
     """The adapter of a run of three steps."""
     config = tiny_config(folder)
+    config.base.quantise = quantise
     config.peft = methods(method)
     config.train.steps, config.eval.before, config.eval.every, config.eval.generate = 3, False, 0, False
     return ready(str(run(config, folder / "run")))
@@ -179,6 +182,59 @@ def test_a_second_export_replaces_the_first(exported, of_lora, of_bottleneck, tm
         np.testing.assert_allclose(logits(there.params, of_lora.base.config, there.segments), wanted, atol=1e-5)
     assert not (tmp_path / "out" / "peftjax" / "notes.txt").exists()
     assert written[4].read_bytes() != exported[0][4].read_bytes()
+
+
+# ---- a quantised base ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_qlora(tmp_path_factory):
+    """LoRA on a base held in 4 bits, its embedding in 8."""
+    return trained(tmp_path_factory.mktemp("qlora"), lora(rank=4, alpha=32), quantise="embed=int8,all-linear=int4")
+
+
+def test_a_run_on_a_quantised_base_is_found_on_it_again(of_qlora, tmp_path):
+    """And so is its adapter from a directory, unless that is asked for otherwise."""
+    assert of_qlora.base.quantise == [["embed", "int8"], ["all-linear", "int4"]]
+    assert isinstance(of_qlora.base.params["blocks"]["attn"]["q"]["kernel"], Affine4)
+    export(of_qlora, tmp_path, ["peftjax", "peft"])
+    wanted = logits(of_qlora.params, of_qlora.base.config, of_qlora.segments)
+    for form in ("peftjax", "peft"):
+        there = ready(base=of_qlora.base.uri, adapter=str(tmp_path / form))
+        assert there.base.fingerprint == of_qlora.base.fingerprint
+        np.testing.assert_allclose(logits(there.params, there.base.config, there.segments), wanted, atol=1e-5)
+    with pytest.raises(ValueError, match="it is held dense here and was held embed int8, all-linear int4 there: say quantise="):
+        ready(base=of_qlora.base.uri, adapter=str(tmp_path / "peft"), quantise=None)
+
+
+def test_merged_weights_of_a_quantised_base_are_dense(of_qlora, tmp_path):
+    (folder,) = export(of_qlora, tmp_path, ["merged"])
+    merged, wanted = load_base(folder), logits(of_qlora.params, of_qlora.base.config, of_qlora.segments)
+    assert merged.quantise is None
+    np.testing.assert_allclose(logits(merged.params, merged.config), wanted, atol=1e-4)
+
+
+def test_an_adapter_is_folded_into_the_quantised_weights_within_a_budget(of_qlora, tmp_path):
+    text, lines = write_text(tmp_path / "text.jsonl"), []
+    (folder,) = export(of_qlora, tmp_path / "out", ["quantised"], budget=Budget(kl=1.0), sample=str(text), say=lines.append)
+    held, certificate = load_base(folder), json.loads((folder / "certificate.json").read_text())
+    assert held.quantise == of_qlora.base.quantise and isinstance(held.params["blocks"]["mlp"]["up"]["kernel"], Affine4)
+    assert 0 < certificate["kl"] < 1 and certificate["budget"] == {"kl": 1.0, "max_logit": None} and len(certificate["kernels"]) == 7
+    assert lines[0].startswith(f"merged into the quantised base: KL {certificate['kl']:.4g} nats a token")
+    wanted = logits(of_qlora.params, of_qlora.base.config, of_qlora.segments)
+    assert 0 < np.abs(logits(held.params, held.config) - wanted).max() < 2 * certificate["max_logit"]
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"^form quantised: merging into the quantised base was refused: KL .* above the budget of 1e-09"):
+        export(of_qlora, tmp_path / "out", ["quantised"], budget=Budget(kl=1e-9), sample=str(text))
+    assert files(tmp_path) == before
+
+
+def test_a_dense_base_has_no_quantised_form(of_lora, of_bottleneck, tmp_path):
+    text = str(write_text(tmp_path / "text.jsonl"))
+    with pytest.raises(ValueError, match="form quantised: none of these adapters stands on a quantised weight"):
+        export(of_lora, tmp_path / "out", ["quantised"], sample=text)
+    with pytest.raises(ValueError, match="form quantised: blocks/.*: a network at a site has no dense weight"):
+        export(of_bottleneck, tmp_path / "out", ["quantised"], sample=text)
 
 
 # ---- imports -------------------------------------------------------------------------------------------------------------------------

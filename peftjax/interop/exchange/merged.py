@@ -2,7 +2,8 @@
 
     write_merged("out/merged", base, params)
 
-Adapters that have no dense form (bottlenecks) are an error that names them. A head that was trained or adapted apart from a tied embedding
+A quantised base is made dense: what is written is its dequantised weights plus what the adapters add. Adapters that have no dense form
+(bottlenecks) are an error that names them. A head that was trained or adapted apart from a tied embedding
 makes the written config untied.
 """
 
@@ -16,9 +17,10 @@ from peftjax.interop.base import Base
 from peftjax.interop.hf import document_from_config, write_directory
 from peftjax.interop.json_file import write_json
 from peftjax.models.decoder import cut
-from peftjax.nn.tree import flatten, get, put, unflatten_like
+from peftjax.nn.quant import Quantised
+from peftjax.nn.tree import flatten, get, put, unflatten_like, walk
 from peftjax.peft.classifier import classifier
-from peftjax.peft.merge import merge
+from peftjax.peft.merge import dequantised, merge
 
 SHARD_BYTES = 5 << 30
 ONE_ATTENTION_BIAS = ("llama", "qwen3", "gemma2", "gemma3")  # families whose config.json has one flag for q, k, v and o
@@ -39,14 +41,7 @@ def write_merged(
         TypeError: something has no dense form, with its path.
         ValueError: the merged tree is none that a config.json of this family can describe.
     """
-    tree = cut(_with_equal_stacks(merge(params)), base.config, ())
-    config = base.config
-    if getattr(config, "tied", False) and get(tree, "head/kernel") is not None:
-        config = dataclasses.replace(config, tied=False)
-    tree, config = _with_biases(tree, config)
-    heads = [method for method in methods if isinstance(method, classifier)]
-    if heads:
-        config = dataclasses.replace(config, labels=heads[-1].labels)
+    tree, config = settled(dequantised(merge(params)), base.config, methods)
     if dtype is not None:
         tree = unflatten_like(tree, {path: leaf.astype(jnp.dtype(dtype)) for path, leaf in flatten(tree).items()})
     document_from_config(config, str(_dtype(tree)))  # refuses before anything is written
@@ -61,6 +56,17 @@ def write_merged(
     if not hasattr(config, "labels"):
         write_json(folder / "generation_config.json", generation)
     write_directory(folder, config, tree, shard_bytes=shard_bytes)
+
+
+def settled(tree: dict, config: Any, methods: tuple[Any, ...] = ()) -> tuple[dict, Any]:
+    """A merged tree in one stack, and the config that describes it: untied where it has a head of its own, with biases in whole groups, and
+    with the labels of a classifier."""
+    tree = cut(_with_equal_stacks(tree), config, ())
+    if getattr(config, "tied", False) and get(tree, "head/kernel") is not None:
+        config = dataclasses.replace(config, tied=False)
+    tree, config = _with_biases(tree, config)
+    heads = [method for method in methods if isinstance(method, classifier)]
+    return tree, dataclasses.replace(config, labels=heads[-1].labels) if heads else config
 
 
 def _with_equal_stacks(tree: dict) -> dict:
@@ -87,7 +93,10 @@ def _with_biases(tree: dict, config: Any) -> tuple[dict, Any]:
                 kernel = get(tree, f"blocks/{module}/kernel")
                 if kernel is not None and get(tree, f"blocks/{module}/bias") is None:
                     tree = put(tree, f"blocks/{module}/bias", jnp.zeros((kernel.shape[0], kernel.shape[-1]), kernel.dtype))
-    return unflatten_like(tree, {p: leaf.astype(jnp.dtype(_dtype(tree))) for p, leaf in flatten(tree).items()}), config
+    for path, value in list(walk(tree)):
+        if not isinstance(value, Quantised):
+            tree = put(tree, path, value.astype(jnp.dtype(_dtype(tree))))
+    return tree, config
 
 
 def _dtype(tree: dict) -> Any:
