@@ -55,7 +55,7 @@ class Batches:
         self._process = process_index, process_count
         _share(batch_size, *self._process)
         _check_rows(rows, length)
-        self._rows, self._seed = rows, seed
+        self.rows, self._seed = rows, seed
         self._layout = make_layout(layout, rows, batch_size, length, _shuffle(len(rows), seed, 0, 0), share, loss_slots)
         self._lock = threading.Lock()
         self._starts = [0]  # The number of the first unit of each epoch known so far, and of the one after.
@@ -84,24 +84,24 @@ class Batches:
     def rows_seen(self, step: int) -> int:
         """Rows in the global batches of all steps before `step`; a row counts once an epoch."""
         epoch, within = self._locate(step * self._layout.batch_units)
-        return epoch * len(self._rows) + sum(len(line) for unit in self._units(epoch)[:within] for line in unit.lines)
+        return epoch * len(self.rows) + sum(len(line) for unit in self._units(epoch)[:within] for line in unit.lines)
 
     @property
     def report(self) -> dict[str, float]:
         """Of the first epoch: the part of computed tokens that are no padding, the part of the rows' tokens that other rows carry for them,
         and tokens and loss slots computed a row."""
-        units, per_batch, count = self._units(0), self._layout.batch_units, len(self._rows)
-        written = sum(int(self._rows.lengths[row]) - begun for unit in units for line in unit.lines for row, begun in line)
+        units, per_batch, count = self._units(0), self._layout.batch_units, len(self.rows)
+        written = sum(int(self.rows.lengths[row]) - begun for unit in units for line in unit.lines for row, begun in line)
         tokens, slots = (sum(unit.shape.lines * unit.shape[i] for unit in units) / per_batch for i in (1, 2))
         found = {
-            "fill": written / tokens, "shared tokens": 1 - written / int(self._rows.lengths.sum()), "tokens a row": tokens / count,
+            "fill": written / tokens, "shared tokens": 1 - written / int(self.rows.lengths.sum()), "tokens a row": tokens / count,
             "loss slots a row": slots / count,
         }
         return {name: round(value, 4) for name, value in found.items()}
 
     def _assemble(self, lines: list[Line], shape: Shape) -> Batch:
         lines = lines + [[]] * (shape.lines - len(lines))
-        return assemble(self._rows, lines[_share(shape.lines, *self._process)], shape.length, shape.loss_slots, shared=self._layout.shared)
+        return assemble(self.rows, lines[_share(shape.lines, *self._process)], shape.length, shape.loss_slots, shared=self._layout.shared)
 
     def _locate(self, unit: int) -> tuple[int, int]:
         """(epoch, number within it) of a unit."""
@@ -116,7 +116,7 @@ class Batches:
         """The shuffled units of an epoch; the two last asked for are kept."""
         with self._lock:
             if epoch not in self._epochs:
-                units = self._layout.units(_shuffle(len(self._rows), self._seed, epoch, 0))
+                units = self._layout.units(_shuffle(len(self.rows), self._seed, epoch, 0))
                 self._epochs[epoch] = [units[index] for index in _shuffle(len(units), self._seed, epoch, 1)]
                 if epoch == len(self._starts) - 1:
                     self._starts.append(self._starts[-1] + len(units))
