@@ -14,6 +14,8 @@ from pathlib import Path
 
 from absl import app, flags
 
+from peftjax.huge_pages import restart_with_huge_pages
+
 PEFT = flags.DEFINE_string("peer_python", None, "Python of an environment with HF PEFT.")
 ADAPTERS = flags.DEFINE_string("adapters_python", None, "Python of an environment with AdapterHub's `adapters`.")
 BASE = flags.DEFINE_string("base", None, "Base to decode with; default SmolLM2-135M-Instruct.")
@@ -55,4 +57,6 @@ def main(_):
 
 
 if __name__ == "__main__":
+    if any(argument.startswith("--serve") for argument in sys.argv):  # as scripts/train.py; the peers start as their users start them
+        restart_with_huge_pages()
     app.run(main)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from absl import app, flags
 
+from peftjax.huge_pages import restart_with_huge_pages
+
 PEFT = flags.DEFINE_string("peer_python", None, "Python of an environment with HF PEFT.")
 ADAPTERS = flags.DEFINE_string("adapters_python", None, "Python of an environment with AdapterHub's `adapters`.")
 BASE = flags.DEFINE_string("base", None, "Base to train; default SmolLM2-135M-Instruct.")
@@ -37,34 +39,36 @@ def main(_):
     from peftjax.train.bench import METHODS
     from peftjax.train.config import SMOLLM2
 
-    pythons = {name: ("AdapterHub", ADAPTERS.value) if name in ("pfeiffer", "houlsby") else ("HF PEFT", PEFT.value) for name in METHODS}
     uri, rows = BASE.value or SMOLLM2, []
 
     def ours(case, **more):
         case = dict(zip(("method", "remat", "batch", "length"), case, strict=True), uri=uri, **more)
         return [sys.executable, __file__, f"--serve={json.dumps(case)}"]
 
-    def rival(case):
+    def peer(case):
         (method, remat, batch, length), script = case, Path(__file__).parent / "peers" / "bench_train_peer.py"
-        name, python = pythons[method]
+        if QUANTISE.value:
+            return {"peftjax float32": ours(case)}
+        name, python = ("AdapterHub", ADAPTERS.value) if method in ("pfeiffer", "houlsby") else ("HF PEFT", PEFT.value)
         command = [python, str(script), f"--base={folder}/base", f"--method={method}", f"--shape={batch}x{length}"]
-        return (name, command + ["--checkpointing"] * (remat == "block")) if python else None
+        return {name: command + ["--checkpointing"] * (remat == "block")} if python else {}
 
     with tempfile.TemporaryDirectory() as folder:
         if PEFT.value or ADAPTERS.value:
             bench_pair.write_base(uri, f"{folder}/base")
         for shape, remat, method in itertools.product(SHAPES.value, REMAT.value, ONLY.value or METHODS):
             case = (method, remat, *map(int, shape.split("x")))
-            peer = ("peftjax float32", ours(case)) if QUANTISE.value else rival(case)
+            sides = {"peftjax": ours(case, quantise=QUANTISE.value, cache=COLD.value > 0)} | peer(case)
             if COLD.value:
-                starts = dict([("peftjax", ours(case, cache=True)), *([peer] if peer else [])])
-                print(f"{method} {shape}\n{bench_pair.cold_table(bench_pair.cold_starts(starts, COLD.value))}", flush=True)
-                continue
-            rows.append(bench_pair.compare(case, ours(case, quantise=QUANTISE.value), peer, STEPS.value))
-            print(bench_pair.describe(rows[-1]), file=sys.stderr, flush=True)
+                print(f"{method} {shape}\n{bench_pair.cold_table(bench_pair.cold_starts(sides, COLD.value))}", flush=True)
+            else:
+                rows.append(bench_pair.compare(case, sides, STEPS.value))
+                print(bench_pair.describe(rows[-1]), file=sys.stderr, flush=True)
     if rows:
         print(bench_pair.as_table(rows))
 
 
 if __name__ == "__main__":
+    if any(argument.startswith("--serve") for argument in sys.argv):  # as scripts/train.py; the peers start as their users start them
+        restart_with_huge_pages()
     app.run(main)

@@ -22,7 +22,8 @@ from peftjax.train.bench_worker import Turns, Worker
 
 ADAPTED = ("lora", "pfeiffer", "houlsby")  # of `peftjax.train.bench.METHODS`
 QUANTISED = {"int8": "all-linear=int8,embed=int8", "int4": "all-linear=int4,embed=int4", "stored": "as stored"}  # the last of GGUF files
-CASES = ("base", "merged", *ADAPTED, *QUANTISED)
+CASES = ("base", "merged", *ADAPTED, "mixed", *QUANTISED)
+MIXED = 8  # LoRAs side by side in "mixed", a row each in turn; batches of one row leave it out
 PROMPT, NEW = 128, 64
 
 
@@ -33,7 +34,8 @@ def weight_bytes(params: Any, tied: bool) -> int:
 
 
 def variants(base: Any, cases: Sequence[str]) -> dict[str, Any]:
-    """Parameters by case: the plain base, adapters on it and merged into it, and the base held quantised (read once more).
+    """Parameters by case: the plain base, adapters on it, merged into it or side by side in a bank, and the base held quantised (read once
+    more).
 
     Raises:
         ValueError: no such case, or a base that cannot be held so.
@@ -41,7 +43,11 @@ def variants(base: Any, cases: Sequence[str]) -> dict[str, Any]:
     from peftjax.hints import did_you_mean
     from peftjax.interop.base import load_base
     from peftjax.peft import attach, merge
+    from peftjax.peft.stacking import stack_adapters
     from peftjax.train.bench import METHODS
+
+    def adapted(method: str, seed: int = 0) -> dict:
+        return attach(base.params, [METHODS[method]], jax.random.key(seed))
 
     unknown = [case for case in cases if case not in CASES]
     if unknown:
@@ -52,9 +58,12 @@ def variants(base: Any, cases: Sequence[str]) -> dict[str, Any]:
             made[case] = load_base(base.uri, quantise=QUANTISED[case]).params
         elif case == "base":
             made[case] = base.params
+        elif case == "merged":
+            made[case] = merge(adapted("lora"))
+        elif case == "mixed":
+            made[case] = stack_adapters(base.params, [adapted("lora", seed) for seed in range(MIXED)])
         else:
-            adapted = attach(base.params, [METHODS["lora" if case == "merged" else case]], jax.random.key(0))
-            made[case] = merge(adapted) if case == "merged" else adapted
+            made[case] = adapted(case)
     return made
 
 
@@ -62,20 +71,22 @@ def decoding_worker(uri: str, cases: Sequence[str], prompt: int = PROMPT, new: i
     """Our side, for `peftjax.train.bench_worker.serve`. Facts: `cases`, and `bytes` that a step of each reads. Errors as in `variants`."""
     from peftjax.interop.base import load_base
     from peftjax.models.generate import generate_ids
+    from peftjax.peft.bank import choose
     from peftjax.train.bench_machine import copy_rate, read_rate
     from peftjax.train.config import default_config
-    from peftjax.train.startup import make_model, settle
+    from peftjax.train.startup import make_model, use_compilation_cache
 
-    settle()
+    use_compilation_cache()
     base = load_base(uri)
     model, params = make_model(base.config, default_config().model, ()), variants(base, cases)
 
     def generate(case: str, batch: int) -> dict[str, float]:
         prompts = np.random.default_rng(0).integers(0, base.config.vocab_size, (batch, prompt)).tolist()
+        for_rows = (lambda bank, rows: choose(bank, rows % MIXED)) if case == "mixed" else None
         seconds = []
         for count in (1, new):
             start = time.perf_counter()
-            rows = generate_ids(model, params[case], prompts, -1, max_new=count)  # no token is called -1: nothing ends early
+            rows = generate_ids(model, params[case], prompts, -1, max_new=count, for_rows=for_rows)  # no token is -1: nothing ends
             seconds.append(time.perf_counter() - start)
             if [len(row) for row in rows] != [count] * batch:
                 raise ValueError(f"{case}: rows of {[len(row) for row in rows]} tokens instead of {count}")

@@ -41,10 +41,10 @@ def cells(table):
 
 def test_a_real_process_generates_with_what_it_holds(tmp_path):
     tiny_checkpoint.write(tmp_path)
-    with Worker("ours", [sys.executable, "-c", REAL.format(folder=str(tmp_path), cases=["lora"])]) as ours:
+    with Worker("ours", [sys.executable, "-c", REAL.format(folder=str(tmp_path), cases=["lora", "mixed"])]) as ours:
         facts = ours.ready()
-        assert facts["cases"] == ["lora"] and facts["bytes"]["lora"] > 0
-        answer = ours.ask("generate", case="lora", batch=2)
+        assert facts["cases"] == ["lora", "mixed"] and facts["bytes"]["mixed"] > facts["bytes"]["lora"] > 0
+        answer = ours.ask("generate", case="mixed", batch=2)
         assert answer["prefill_s"] > 0 and answer["total_s"] > 0
 
 
