@@ -14,6 +14,7 @@ CORE = [
     "importlib_resources>=6.4,<8",  # undeclared need of tensorflow-datasets when a builder lies in a package
     "absl-py>=2.3,<3",  # flags and logging of the scripts
     "ml_collections>=1.1,<2",  # configs as Python files with overrides
+    "llvmlite>=0.46,<0.51",  # fused products with quantised kernels on a CPU, compiled for it when first needed
     "numpy>=2.0,<3",  # host arrays
     "tokenizers>=0.22,<0.24",  # tokenizer.json and byte-level BPE
     "safetensors>=0.6,<1",  # Hugging Face weights

@@ -1,8 +1,8 @@
 """Large pages for large arrays, on Linux with glibc.
 
-The temporaries of a training step, about 1 GB at SmolLM2-135M's 4 x 256, are mapped anew for each step. In pages of 4 kB that is 230,000 page
-faults a step; in pages of 2 MB it is 700, and addresses are looked up faster: 4.2 s a step against 4.7 on two cores, with the same peak
-memory. glibc asks for such pages when a tunable says so, and reads its tunables when a process starts.
+The temporaries of a training step, about 1 GB at SmolLM2-135M's 4 x 256, are mapped anew for each step. In pages of 4 kB that is 230,000
+page faults a step; in pages of 2 MB it is 700, and addresses are looked up faster: 4.2 s a step against 4.7 on two cores, with the same
+peak memory. glibc asks for such pages when a tunable says so, and reads its tunables when a process starts.
 
 It must come before the heavy imports, which would otherwise be done twice; so nothing but the standard library is imported here.
 """

@@ -11,7 +11,8 @@ rotation, so that a cached key never changes. With a soft-cap c, scores are c ta
 | cudnn flash (`peftjax.models.attention_fused`) | GPU | 16 bits, no soft-cap, no shared prefixes |
 | splash (the same) | TPU | lengths of whole lanes, one static window, no shared prefixes |
 
-`attend_causally` is the plain form with the scores whole in memory: what decoding with a cache uses, and what the others are tested against.
+`attend_causally` is the plain form with the scores whole in memory: what decoding with a cache uses, and what the others are tested
+against.
 """
 
 from typing import Any

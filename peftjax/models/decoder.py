@@ -37,7 +37,6 @@ from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNo
 from peftjax.nn.sites import site
 from peftjax.nn.tree import stack_name
 
-
 NO_WINDOW = 2**30  # more tokens than any line has
 
 

@@ -1,10 +1,10 @@
-"""Where the time of a training step goes: the compiled program's operations, timed by the profiler, with their FLOPs and where they stem from.
+"""Where the time of a training step goes: the compiled program's instructions, timed by the profiler, with their FLOPs and origin.
 
     profile_step(base, method, 4, 256)   -> Profile; `as_table` writes it out
 
-The profiler's events carry the names of the compiled program's instructions; the program's text says for each of them which products it holds
-(their shapes give the FLOPs) and which line of the model it stems from (`op_name`). On a CPU several instructions may run at a time, so
-that their times add up to more than the step's.
+The profiler's events carry the names of the compiled program's instructions; the program's text says for each of them which products it
+holds (their shapes give the FLOPs) and which line of the model it stems from (`op_name`). On a CPU several instructions may run at a
+time, so that their times add up to more than the step's.
 """
 
 import collections
@@ -146,8 +146,8 @@ def as_table(profile: Profile, top: int = 25) -> str:
     """The step, its parts by origin and its slowest instructions, as Markdown."""
     rate = profile.flops / profile.step_s
     lines = [
-        f"step {profile.step_s:.2f} s, {profile.flops / 1e9:.0f} GFLOP needed: {rate / 1e9:.0f} GFLOP/s, {100 * rate / profile.gemm:.0f} % of "
-        f"this machine's {profile.gemm / 1e9:.0f}; temporaries {profile.temporary_bytes / 1e6:.0f} MB, arguments "
+        f"step {profile.step_s:.2f} s, {profile.flops / 1e9:.0f} GFLOP needed: {rate / 1e9:.0f} GFLOP/s, {100 * rate / profile.gemm:.0f} % "
+        f"of this machine's {profile.gemm / 1e9:.0f}; temporaries {profile.temporary_bytes / 1e6:.0f} MB, arguments "
         f"{profile.argument_bytes / 1e6:.0f} MB", "", "| phase | where | seconds | GFLOP | GFLOP/s |", "|---|---|--:|--:|--:|",
     ]
     groups: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0.0, 0.0])

@@ -19,7 +19,7 @@ ENTRY %main (x: f32[6,4], w: f32[4,5]) -> f32[6,5] {
   %w = f32[4,5]{1,0} parameter(1)
   %loop = (f32[6,4]) while(%x), condition=%c, body=%b, metadata={op_name="jit(step)/while"}
   %plus = f32[6,4]{1,0} add(%x, %x), metadata={op_name="jit(step)/transpose(jvp(Decoder.hidden))/blocks/attn/add"}
-  ROOT %out = f32[6,5]{1,0} fusion(%plus, %w), kind=kCustom, calls=%fused, metadata={op_name="jvp(Decoder.hidden)/blocks_2_4/mlp/up/dot_general"}
+  ROOT %out = f32[6,5]{1,0} fusion(%plus, %w), kind=kCustom, calls=%fused, metadata={op_name="jvp(Decoder.hidden)/blocks_2_4/mlp/up/dot"}
 }
 """
 
