@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Kernel, Tied, attend, dense, dot, lookup, node
+from peftjax.nn.quant import Quantised
 from peftjax.nn.tree import put, walk
 from peftjax.peft.select import KERNELS, Target, as_patterns, on_layers, parameters, select, sibling, with_head
 
@@ -56,6 +57,11 @@ def _train(params: dict, targets: list[Target], name: str, what: str) -> dict:
     if not targets:
         raise ValueError(f"{what} matches nothing in this base: it holds {', '.join(path for path, _ in walk(params))}")
     for target in targets:
+        if isinstance(target.value, Quantised):
+            raise ValueError(
+                f"{what} would train {target.path}, which is held as {type(target.value).__name__}: a quantised weight has no gradient. "
+                "Adapt it (lora, bottleneck), name other targets, or load it dense"
+            )
         if isinstance(target.value, Kernel) and not isinstance(target.value, Tied):
             raise ValueError(
                 f"{what} would train {target.path} under {type(target.value).__name__}; attach it first, or name other targets"

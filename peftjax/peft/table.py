@@ -3,6 +3,7 @@
 from typing import Any
 
 from peftjax.nn.kernels import Entry, Kernel
+from peftjax.nn.quant import Quantised
 from peftjax.nn.tree import flatten, walk
 from peftjax.peft.partition import size
 
@@ -12,10 +13,10 @@ HEADINGS = ("path", "shape", "dtype", "node", "", "bytes")
 def table(params: dict, trainable: dict) -> str:
     """One line a leaf (path, shape, dtype, node that holds it, trainable or frozen, bytes) and the totals."""
     trained = set(flatten(trainable))
-    holders = {path: type(value).__name__ for path, value in walk(params) if isinstance(value, Kernel | Entry)}
+    holders = {path: value for path, value in walk(params) if isinstance(value, Kernel | Entry)}
     rows = [HEADINGS]
     for path, leaf in flatten(params).items():
-        node = next((name for holder, name in holders.items() if path == holder or path.startswith(holder + "/")), "")
+        node = next((_holder(value, path, at) for at, value in holders.items() if path == at or path.startswith(at + "/")), "")
         state = "trainable" if path in trained else "frozen"
         shape = "x".join(map(str, leaf.shape)) or "scalar"
         rows.append((path, shape, str(leaf.dtype), node, state, f"{leaf.size * leaf.dtype.itemsize:,}"))
@@ -25,6 +26,15 @@ def table(params: dict, trainable: dict) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), totals(params, trainable)])
+
+
+def _holder(value: Kernel | Entry, path: str, at: str) -> str:
+    """The name of the node at `at` that a leaf belongs to: the quantised weight under all adapters, or the outermost adapter."""
+    weight = value
+    while isinstance(getattr(weight, "base", None), Kernel):
+        weight = weight.base
+    owns = isinstance(weight, Quantised) and path in {f"{at}/{field}" for field in weight.array_fields}
+    return type(weight if owns else value).__name__
 
 
 def totals(params: dict, trainable: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup, node
+from peftjax.nn.kernels import Kernel, Tied, attend, dense, dot, lookup, node
 from peftjax.nn.tree import put
 from peftjax.peft.select import Target, as_patterns, select, with_head
 
@@ -108,6 +108,9 @@ class trainable_tokens:  # noqa: N801
         if outside:
             raise ValueError(f"trainable_tokens ids {outside} lie outside the vocabulary of {vocabulary}")
         ids = jnp.asarray(self.ids, jnp.int32)
-        table = dense(target.value)
-        rows = (table[:, ids].T if of_head else table[ids]).astype(jnp.float32)
+        if isinstance(target.value, Tied) or not of_head:  # looked up, so that a quantised table is never whole
+            table = target.value.base if of_head else target.value
+            rows = lookup(ids, table, jnp.float32)
+        else:
+            rows = dense(target.value)[:, ids].T.astype(jnp.float32)
         return TokenRows(target.value, rows, ids, of_head, self.name)

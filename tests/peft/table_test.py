@@ -1,11 +1,14 @@
 """The start-up table has a line for every leaf, and totals that are the sums of its lines."""
 
+import dataclasses
+
 import jax
 import pytest
-from tiny import SMOL, base
+from tiny import SMOL, TINY, base
 
 from peftjax.models.decoder import abstract_params
-from peftjax.nn.tree import flatten
+from peftjax.nn.quant import quantise
+from peftjax.nn.tree import flatten, put
 from peftjax.peft.attach import attach
 from peftjax.peft.bottleneck import pfeiffer
 from peftjax.peft.lora import lora
@@ -30,6 +33,20 @@ def test_every_leaf_has_its_line():
     assert rows["blocks/mlp_out/net/down"] == ["2x3x16", "float32", "Bottleneck", "trainable", "384"]
     assert rows["final_norm/scale"] == ["16", "float32", "frozen", "64"]
     assert len({len(line) for line in lines[:-1]}) == 1
+
+
+def test_a_quantised_weight_has_its_own_lines_and_counts_what_it_stands_for():
+    config = dataclasses.replace(TINY, width=32, ff=32, head_size=8)
+    params = put(base(config), "blocks/mlp/up/kernel", quantise(base(config)["blocks"]["mlp"]["up"]["kernel"], "affine4"))
+    trainable = partition(attach(params, [lora(rank=2)], KEY))[0]
+    lines = table(attach(params, [lora(rank=2)], KEY), trainable).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines[2:-2]}
+    assert rows["blocks/mlp/up/kernel/words"] == ["2x4x32", "uint32", "Affine4", "frozen", "1,024"]
+    assert rows["blocks/mlp/up/kernel/scale"] == ["2x1x32", "float16", "Affine4", "frozen", "128"]
+    assert rows["blocks/mlp/up/kernel/default/a"] == ["2x2x32", "float32", "LoRA", "trainable", "512"]
+    assert rows["blocks/mlp/gate/kernel"][2] == "LoRA"
+    dense = attach(base(config), [lora(rank=2)], KEY)
+    assert lines[-1].partition(" parameters")[0] == totals(dense, partition(dense)[0]).partition(" parameters")[0]
 
 
 def test_the_totals_are_the_sums_of_the_lines():

@@ -8,6 +8,7 @@ from tiny import TIED, TINY, base, equal_trees, logits, moved, tokens, train
 
 from peftjax.models.decoder import Decoder
 from peftjax.nn.kernels import Tied, attend, dense, dot, lookup
+from peftjax.nn.quant import quantise
 from peftjax.nn.tree import flatten
 from peftjax.peft.attach import attach, detach
 from peftjax.peft.lora import lora
@@ -121,3 +122,12 @@ def test_rows_beside_a_lora_on_the_same_table(order):
 def test_what_names_no_row_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         attach(base(), [trainable_tokens(**options)], KEY)
+
+
+@pytest.mark.parametrize("targets", ["embed_tokens", "lm_head"])
+def test_rows_of_a_quantised_table_start_as_it_reads(targets):
+    """They are looked up: the whole table is not made dense for a few rows."""
+    table = quantise(base(TIED)["embed"]["embedding"], "int8", rows=True)
+    params = attach({**base(TIED), "embed": {"embedding": table}}, [trainable_tokens(ids=(3, 31), targets=targets)], KEY)
+    (rows,) = flatten(partition(params)[0]).values()
+    np.testing.assert_array_equal(rows, dense(table)[jnp.array([3, 31])])
