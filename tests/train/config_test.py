@@ -28,6 +28,8 @@ def test_methods_survive_as_data():
     ("optimizer.schedule", "cosin", "did you mean 'cosine'"),
     ("data.name", "", "config.data.name is empty"),
     ("train.parallel", "pjit", "it may be jit, pmap"),
+    ("data.layout", "bucket", "did you mean 'buckets'"),
+    ("data.share_prefixes", "yes", "it may be auto, on, off"),
     ("base.dtype", "float16", "it may be auto, float32, bfloat16"),
     ("base.quantise", "nf5", "did you mean 'nf4'"),
     ("base.quantise", ConfigDict({"embed": "int8", "all-linear": "nf4"}), "write text or pairs: 'all-linear=nf4,embed=int8'"),

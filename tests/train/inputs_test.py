@@ -5,8 +5,13 @@ import json
 import pytest
 from tiny_run import ANIMALS, tiny_config
 
+from peftjax.data import prefixes
+from peftjax.interop.base import load_base
 from peftjax.models.tokenizer import Tokenizer
 from peftjax.train.inputs import prepare
+from peftjax.train.parallel import compile_step
+from peftjax.train.prepare import prepare_model
+from peftjax.train.sharding import make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -65,4 +70,34 @@ def test_no_training_rows_is_refused(folder, tmp_path):
     path.write_text('{"prompt": "a", "response": "b", "split": "test"}\n')
     config.data.name = str(path)
     with pytest.raises(ValueError, match="training split"):
+        prepare(config, tokenizer(folder))
+
+
+LAYOUTS = {"packed": ("packed", "off"), "shared": ("packed", "on"), "buckets": ("buckets", "off"), "rows": ("rows", "off")}
+
+
+def test_the_loss_of_an_epoch_is_the_same_in_every_layout(folder, monkeypatch):
+    monkeypatch.setattr(prefixes, "SHORTEST", 4)
+    config, base = tiny_config(folder), load_base(folder / "base")
+    config.train.batch_size, config.optimizer.learning_rate, config.optimizer.warmup = 1, 1e-12, 0
+    mesh, found, steps, tokens = make_mesh(), {}, {}, {}
+    for name, (config.data.layout, config.data.share_prefixes) in LAYOUTS.items():
+        inputs = prepare(config, base.tokenizer)
+        prepared = prepare_model(config, base, mesh)
+        step, place = compile_step(config, prepared, mesh)
+        state, total, steps[name] = prepared.state, 0.0, inputs.train.steps_per_epoch
+        tokens[name] = inputs.report["splits"]["train"]["tokens a row"]
+        for number in range(steps[name]):
+            state, metrics = step(state, prepared.frozen, place(inputs.train.at(number)))
+            total += float(metrics["loss"]) * float(metrics["tokens"])
+        found[name] = total
+    assert found == pytest.approx(dict.fromkeys(LAYOUTS, found["rows"]), rel=1e-5)
+    assert steps["shared"] < steps["packed"] <= steps["buckets"] < steps["rows"] == 70
+    assert tokens["shared"] < tokens["packed"] <= tokens["buckets"] < tokens["rows"] == 32
+
+
+def test_a_layout_of_rows_cannot_share(folder):
+    config = tiny_config(folder)
+    config.data.layout, config.data.share_prefixes = "rows", "on"
+    with pytest.raises(ValueError, match="packed layout only"):
         prepare(config, tokenizer(folder))

@@ -64,6 +64,7 @@ def test_a_pair_is_shown_as_two_lines():
 @pytest.mark.parametrize("asked, base, message", [
     (config(lora(rank=2), labels=("a", "b"), second="{x}"), tiny.TINY, "data.labels and config.data.second belong to classification"),
     (config(chat=True), TINY, "config.data.chat belongs to decoders"),
+    (config(share_prefixes="on"), TINY, "an encoder, in which the beginning of a text sees its end"),
     (config(length=12), TINY, "config.data.length is 12; the base has positions for 11 tokens"),
     (config(head_only(), labels=("a", "b")), TINY, "labels disagree: config.data.labels are a, b; the base's own labels are no, perhaps"),
     (config(classifier(labels=("a", "b")), labels=("b", "a")), TINY, "config.data.labels are b, a; classifier's labels are a, b"),
