@@ -22,8 +22,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup, node
+from peftjax.nn.layers import PRODUCT
 from peftjax.nn.tree import put, walk
 from peftjax.peft import low_rank
 from peftjax.peft.dropout import drop
@@ -151,7 +153,7 @@ def _scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def _scaled_forward(x, factor):
-    y = _scaled(x, factor)
+    y = checkpoint_name(_scaled(x, factor), PRODUCT)
     return y, (y, factor)
 
 
