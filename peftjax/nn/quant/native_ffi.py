@@ -9,8 +9,8 @@ for parts that were begun. The job lies on the heap and goes with its last threa
 """
 
 import ctypes
-import functools
 import re
+import threading
 from pathlib import Path
 
 import jax
@@ -280,14 +280,16 @@ def interface_version() -> tuple[int, int] | None:
     return (int(found["MAJOR"]), int(found["MINOR"])) if len(found) == 2 else None
 
 
-@functools.cache
 def target(loop: Loop, leaves: int) -> str:
     """Compiles and registers a loop, once a process; returns the name to call it by."""
-    engine = compile_text(write_loop(loop, host()) + write_handler(loop, leaves), host())
-    _ENGINES.append(engine)
-    address = ctypes.CFUNCTYPE(ctypes.c_void_p)(engine.get_function_address("handler"))
-    jax.ffi.register_ffi_target(loop.name, jax.ffi.pycapsule(address), platform="cpu")
+    with _LOCK:
+        if loop not in _ENGINES:
+            engine = compile_text(write_loop(loop, host()) + write_handler(loop, leaves), host())
+            address = ctypes.CFUNCTYPE(ctypes.c_void_p)(engine.get_function_address("handler"))
+            jax.ffi.register_ffi_target(loop.name, jax.ffi.pycapsule(address), platform="cpu")
+            _ENGINES[loop] = engine
     return loop.name
 
 
-_ENGINES = []  # own the machine code that XLA calls
+_ENGINES = {}  # they own the machine code that XLA calls, until the process ends
+_LOCK = threading.Lock()  # programs may be traced on several threads

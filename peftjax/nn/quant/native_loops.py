@@ -97,7 +97,7 @@ class _Tile:
 
     def floats(self, how: str, vectors):
         """Vectors converted to float32 by an LLVM instruction."""
-        return [getattr(self.code, how)(vector, ir.VectorType(F32, self.machine.lanes)) for vector in vectors]
+        return [getattr(self.code, how)(vector, _floats_of(self.machine.lanes)) for vector in vectors]
 
 
 def write_loop(loop: Loop, machine: Machine) -> str:
