@@ -72,9 +72,9 @@ DRAWN = Sampling(temperature=1.5, top_k=20, top_p=0.95, min_p=0.01, repetition_p
 
 def test_a_draw_does_not_depend_on_the_batch():
     """Of one prompt in several rows, each row draws its own; rows keep their draws in batches of any size."""
-    prompts = [[3, 1, 4]] * 3 + [[5, 9, 2, 6, 5]] * 2
+    prompts = [[3, 1, 4]] * 3 + [[5, 9, 2, 6, 5]]
     rows = generate_ids(MODEL, base(), prompts, NO_EOS, max_new=NEW, sampling=DRAWN)
-    assert len({tuple(row) for row in rows}) == 5
+    assert len({tuple(row) for row in rows}) == 4
     assert generate_ids(MODEL, base(), prompts, NO_EOS, max_new=NEW, sampling=DRAWN, batch_size=2) == rows
     assert list(stream(MODEL, base(), prompts[0], NO_EOS, max_new=NEW, sampling=DRAWN)) == rows[0]
 

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import BATCH, TIED, TINY, base, equal_trees, moved, run, tokens
+from tiny import TIED, TINY, base, equal_trees, moved, run, tokens
 
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.generate import generate_ids
 from peftjax.nn.quant import Int8, quantise
 from peftjax.nn.tree import get, put
 from peftjax.peft.attach import attach, cut_points, detach
-from peftjax.peft.bank import POOLED_TOKENS, choose
+from peftjax.peft.bank import SHARED_BY, choose
 from peftjax.peft.bottleneck import bottleneck, houlsby, pfeiffer, scaled_parallel
 from peftjax.peft.lora import lora
 from peftjax.peft.parts import norm_only
@@ -42,9 +42,11 @@ def tree(name):
     return moved(attach(cut(base(TIED), TIED, cut_points(methods, TIED.layers)), methods, KEY), 0.3)
 
 
-def solo(name, ids):
+@functools.cache
+def alone(name):
+    """Logits of IDS by one adapter, or by the base."""
     segments = cut_points(METHODS[name], TIED.layers) if name else ()
-    return np.asarray(run(tree(name) if name else base(TIED), ids, Decoder(TIED, segments=segments)))
+    return np.asarray(run(tree(name) if name else base(TIED), IDS, Decoder(TIED, segments=segments)))
 
 
 @functools.cache
@@ -56,21 +58,23 @@ def mixed(params, ids, numbers, **options):
     return np.asarray(run(choose(params, numbers), ids, Decoder(TIED, **options)))
 
 
-@pytest.mark.parametrize("length", [POOLED_TOKENS, POOLED_TOKENS + 1])
-def test_each_row_is_that_of_its_adapter_alone(length):
-    ids, numbers = tokens(len(NAMES) + 1, length), [*reversed(range(len(NAMES))), -1]
-    got = mixed(bank(*NAMES), ids, numbers)
-    for row, number in enumerate(numbers):
-        want = solo(NAMES[number] if number >= 0 else None, ids)
-        np.testing.assert_allclose(got[row], want[row], rtol=1e-4, atol=1e-5, err_msg=str(number))
-        others = [i for i in range(len(numbers)) if i != row]
-        assert np.abs(got[row] - want[others]).max() > 1e-2
+NUMBERS = [*reversed(range(len(NAMES))), -1] * SHARED_BY
+IDS = tokens(len(NUMBERS), 3)
 
 
-@pytest.mark.parametrize("length", [2, POOLED_TOKENS + 1])
-def test_rows_without_an_adapter_are_the_base(length):
-    ids = tokens(length=length)
-    np.testing.assert_allclose(mixed(bank("mixed", "head"), ids, [-1] * BATCH), solo(None, ids), rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("rows", [len(NAMES) + 1, len(NUMBERS)], ids=["picked", "pooled"])
+def test_each_row_is_that_of_its_adapter_alone(rows):
+    got = mixed(bank(*NAMES), IDS[:rows], NUMBERS[:rows])
+    for number in range(-1, len(NAMES)):
+        want = alone(NAMES[number] if number >= 0 else None)[:rows]
+        own = np.array(NUMBERS[:rows]) == number
+        np.testing.assert_allclose(got[own], want[own], rtol=1e-4, atol=1e-5, err_msg=str(number))
+        assert np.abs(got[~own] - want[~own]).max(axis=(1, 2)).min() > 1e-2
+
+
+@pytest.mark.parametrize("rows", [3, 3 * SHARED_BY])
+def test_rows_without_an_adapter_are_the_base(rows):
+    np.testing.assert_allclose(mixed(bank("mixed", "head"), IDS[:rows], [-1] * rows), alone(None)[:rows], rtol=1e-6, atol=1e-6)
 
 
 def test_other_numbers_are_no_other_program_and_may_be_traced():
@@ -95,8 +99,8 @@ def test_greedy_texts_of_a_mixed_batch():
         Decoder(TIED), bank(*names), prompts, -1, max_new=5, batch_size=3, for_rows=lambda params, rows: choose(params, numbers[rows])
     )
     for prompt, number, ids in zip(prompts, numbers, got, strict=True):
-        alone = tree(names[number]) if number >= 0 else base(TIED)
-        assert generate_ids(Decoder(TIED), alone, [prompt], -1, max_new=5)[0] == ids
+        own = tree(names[number]) if number >= 0 else base(TIED)
+        assert generate_ids(Decoder(TIED), own, [prompt], -1, max_new=5)[0] == ids
     assert got[0] != got[4]
 
 
@@ -108,8 +112,8 @@ def test_quantised_bases_stay_as_they_are():
     held, ids = stack_adapters(params, trees), tokens()
     assert isinstance(get(held, "blocks/attn/q/kernel").base, Int8)
     got = np.asarray(run(choose(held, [1, 0, -1]), ids, Decoder(TINY)))
-    for row, alone in enumerate([trees[1], trees[0], params]):
-        np.testing.assert_allclose(got[row], np.asarray(run(alone, ids, Decoder(TINY)))[row], rtol=1e-4, atol=1e-5)
+    for row, own in enumerate([trees[1], trees[0], params]):
+        np.testing.assert_allclose(got[row], np.asarray(run(own, ids, Decoder(TINY)))[row], rtol=1e-4, atol=1e-5)
 
 
 def test_a_bank_is_taken_off_again():
