@@ -6,8 +6,8 @@
 
 No other format holds NF4 or a merged weight on its own 4-bit grid bit for bit, so that this is the form of a quantised base that was
 merged into. It serves as a converted copy as well: reading it is copying, nothing is decoded, transposed or quantised. What is read is
-compared with the fingerprint, so that a damaged file is noticed. `load_base` of SmolLM2-135M on two cores, files in memory: NF4 with an int8
-embedding 1.4 s from GGUF and 0.6 s from here, dense 1.0 s from either, which is why no copy is made unasked.
+compared with the fingerprint, so that a damaged file is noticed. `load_base` of SmolLM2-135M on two cores, files in memory: NF4 with an
+int8 embedding 1.4 s from GGUF and 0.6 s from here, dense 1.0 s from either, which is why no copy is made unasked.
 """
 
 import dataclasses
