@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 
 from peftjax.nn.kernels import Tied, attend, dense, dot, lookup
-from peftjax.nn.quant import quantise
+from peftjax.nn.quant import native, quantise
 from peftjax.nn.quant.product import SLICE, WIDE
 
 KINDS = ["affine4", "int8", "nf4", "float8"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 K, N = 64, 24
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """The form of products that dequantises; what else may be chosen is tested beside it (`choose_test`)."""
+    monkeypatch.setenv(native.SWITCH, "0")
 
 
 def values(*shape, seed=0):
