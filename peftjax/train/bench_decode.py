@@ -11,6 +11,7 @@ same turns. Keys and values are not counted: a program is no faster for reading 
 import contextlib
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -150,6 +151,7 @@ def run(commands: Mapping[str, Sequence[str]], batches: Sequence[int], rounds: i
                 if number:
                     seen.setdefault((batch, case, name), []).append(answer)
             rates.append(turns.ask(workers["peftjax"], "rates"))
+            print(f"round {number} of {rounds} done", file=sys.stderr, flush=True)
             turns.idle = turns.idle if number else None
     times = {key: _timed(answers, new) for key, answers in seen.items()}
     rows = []
