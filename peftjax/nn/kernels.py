@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey
 
+PRODUCT = "product"  # the name, for checkpoint policies, of what a Linear layer gives
+
 
 class Kernel:
     """A node in the place of a weight with logical shape [in, out] ([L, in, out] outside the scanned body).
@@ -29,6 +31,7 @@ class Kernel:
     matrices: ClassVar[tuple[str, ...]] = ()
     fast: ClassVar[tuple[str, ...]] = ()
     ranked: ClassVar[tuple[str, ...]] = ()  # fields whose rows past a layer's own rank are zero in a stack of several ranks
+    keeps_product: ClassVar[bool] = False  # whether `dot` itself names what the backward pass should find again (`PRODUCT`)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -13,10 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup
+from peftjax.nn.kernels import PRODUCT, Kernel, attend, dense, dot, lookup
 from peftjax.nn.thin import shrink
-
-PRODUCT = "product"  # the name, for checkpoint policies, of what a Linear layer gives
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -77,7 +75,8 @@ class Linear(nn.Module):
             bias = read(self, "bias", nn.initializers.zeros, (self.features,))
         else:
             bias = optional(self, "bias")
-        return checkpoint_name(add_bias(y, bias), PRODUCT)
+        y = add_bias(y, bias)
+        return y if isinstance(kernel, Kernel) and kernel.keeps_product else checkpoint_name(y, PRODUCT)
 
 
 def linears(module: nn.Module, x, layers: Mapping[str, Linear]) -> list:

@@ -13,7 +13,7 @@ zeros. Numbers are leaves: other numbers are no other program. Row by row the re
 
 | form   | product with A                                       | reads at each place              | computes |
 |---|---|---|---|
-| picked | x_b A_{id(b)}ᵀ, one small product for each row       | the adapter of each row, copied  | once     |
+| picked | x_b A_{id(b)}ᵀ, one small product for each row       | the adapter of each row, copied (`gather`: once a batch) | once |
 | pooled | x [A_1; ...; A_K]ᵀ, of which a row keeps its own part | each adapter                     | K times  |
 
 Pooled is for few tokens of many rows that share few adapters. With eight adapters of rank 16 for eight rows picked products take 0.6 of
@@ -40,22 +40,28 @@ SHARED_BY = 4  # where there are so many rows to an adapter
 
 
 class Rows(NamedTuple):
-    """Which member each row of a batch is for: `ids` int32 [B], -1 for none, and in which form that is computed."""
+    """Which member each row of a batch is for: `ids` int32 [B], -1 for none, and in which form that is computed; `gathered` where values
+    are those of the rows already."""
 
     ids: jax.Array
     members: int
     pooled: bool
+    gathered: bool = False
+
+    def picked(self, values):
+        """Values [K, ...] of each row's own member, [B, ...]; those of a row without one mean nothing."""
+        return values if self.gathered else values[jnp.maximum(self.ids, 0)]
 
     def own(self, values, axes: int):
         """Values [K, ...] of each row's own member, [B, 1, ..., 1, ...] with `axes` axes; those of a row without one mean nothing."""
-        picked = values[jnp.maximum(self.ids, 0)]
+        picked = self.picked(values)
         return picked.reshape(picked.shape[0], *(1,) * (axes - picked.ndim), *picked.shape[1:])
 
     def thin(self, x, rows):
         """x [B, T, in] times rows [K, R, in] -> [B, T, K R] pooled, of which most is other rows' (`only_own`), or [B, T, R] picked."""
         if self.pooled:
             return shrink(x, rows.reshape(-1, rows.shape[-1]))
-        return jnp.einsum("BTI,BRI->BTR", x, rows[jnp.maximum(self.ids, 0)].astype(x.dtype))
+        return jnp.einsum("BTI,BRI->BTR", x, self.picked(rows).astype(x.dtype))
 
     def beside(self, values, like):
         """Values [K, R] in the shape and dtype of what `thin` gives."""
@@ -75,10 +81,10 @@ class Rows(NamedTuple):
         """z, as `only_own` gives it, times rows [K, R, out] -> [B, T, out]."""
         if self.pooled:
             return expand(z, rows.reshape(-1, rows.shape[-1]))
-        return jnp.einsum("BTR,BRO->BTO", z, rows[jnp.maximum(self.ids, 0)].astype(z.dtype))
+        return jnp.einsum("BTR,BRO->BTO", z, self.picked(rows).astype(z.dtype))
 
 
-def rows_of(ids: jax.Array | None, members: int, x: jax.Array) -> Rows:
+def rows_of(ids: jax.Array | None, members: int, x: jax.Array, gathered: bool = False) -> Rows:
     """How the rows of x [B, ...] are computed.
 
     Raises:
@@ -89,10 +95,11 @@ def rows_of(ids: jax.Array | None, members: int, x: jax.Array) -> Rows:
     if ids.shape[0] != x.shape[0]:
         raise ValueError(f"adapters were chosen for {ids.shape[0]} rows, and the batch has {x.shape[0]}")
     tokens = x.size // (x.shape[0] * x.shape[-1])
-    return Rows(ids, members, tokens <= POOLED_TOKENS and x.shape[0] >= SHARED_BY * members)
+    pooled = not gathered and tokens <= POOLED_TOKENS and x.shape[0] >= SHARED_BY * members
+    return Rows(ids, members, pooled, gathered)
 
 
-@node(arrays=("base", "a", "b", "scale", "bias", "ids"), static=("members", "of", "name"))
+@node(arrays=("base", "a", "b", "scale", "bias", "ids"), static=("members", "of", "name", "gathered"))
 @dataclasses.dataclass(frozen=True)
 class LoRABank(Kernel):
     """The node. base: kernel [in, out]; a: [K, R, in]; b: [K, R, out]; scale: [K, R]; bias: [K, out], scaled, or None; ids: int32 [B], each
@@ -108,6 +115,7 @@ class LoRABank(Kernel):
     members: tuple[int, ...]
     of: int
     name: str
+    gathered: bool = False
 
     @property
     def shape(self):
@@ -124,7 +132,7 @@ class LoRABank(Kernel):
         return attend(x, self.base, key) + self._change(x, self.b, self.a, None)
 
     def lookup(self, ids, dtype, key=None):
-        rows = rows_of(self.ids, len(self.members), ids[..., None])._replace(pooled=False)
+        rows = rows_of(self.ids, len(self.members), ids[..., None], self.gathered)._replace(pooled=False)
         z = self.a[jnp.maximum(self.ids, 0)[:, None], :, ids].astype(dtype)
         return lookup(ids, self.base, dtype, key) + rows.wide(rows.only_own(z * rows.beside(self.scale, z)), self.b)
 
@@ -132,7 +140,7 @@ class LoRABank(Kernel):
         raise TypeError("a bank of adapters has no one dense weight; merge the tree of one adapter")
 
     def _change(self, x, a, b, bias):
-        rows = rows_of(self.ids, len(self.members), x)
+        rows = rows_of(self.ids, len(self.members), x, self.gathered)
         flat = x.reshape(x.shape[0], -1, x.shape[-1])
         z = rows.thin(flat, a)
         change = rows.wide(rows.only_own(z * rows.beside(self.scale, z)), b)
@@ -144,7 +152,7 @@ class LoRABank(Kernel):
 
 @node(
     arrays=("down", "down_bias", "up", "up_bias", "scale", "norm_before", "norm_before_bias", "norm_after", "norm_after_bias", "ids"),
-    static=("activation", "reads", "members", "of", "name"),
+    static=("activation", "reads", "members", "of", "name", "gathered"),
 )
 @dataclasses.dataclass(frozen=True)
 class BottleneckBank(Entry):
@@ -166,10 +174,11 @@ class BottleneckBank(Entry):
     members: tuple[int, ...]
     of: int
     name: str
+    gathered: bool = False
 
     def __call__(self, x, key=None, residual=None, normed=None, after=None):
         """x [B, T, D], the output at the site, -> x + f(what each row's own adapter reads)."""
-        rows = rows_of(self.ids, len(self.members), x)
+        rows = rows_of(self.ids, len(self.members), x, self.gathered)
 
         def own(values):
             return jnp.broadcast_to(rows.own(values, 3).astype(x.dtype), x.shape)
@@ -184,12 +193,13 @@ class BottleneckBank(Entry):
         return jnp.where(jnp.broadcast_to((self.ids >= 0)[:, None, None], x.shape), x + h, x)
 
 
-def choose(params: dict, ids: Sequence[int] | np.ndarray | jax.Array) -> dict:
+def choose(params: dict, ids: Sequence[int] | np.ndarray | jax.Array, gather: bool = False) -> dict:
     """A new tree of a bank for a batch whose row b has adapter ids[b], -1 for none.
 
     Args:
         params: from `stack_adapters`.
         ids: int [B]; may be traced.
+        gather: copy each row's adapter out of the bank now, B of them, and not anew in each step: for decoding.
 
     Raises:
         ValueError: no bank, or a number that no adapter has.
@@ -213,5 +223,17 @@ def choose(params: dict, ids: Sequence[int] | np.ndarray | jax.Array) -> dict:
             position[list(value.members)] = np.arange(len(value.members))
             local = jnp.asarray(position)[ids]
             made[key] = local if layers is None else jnp.broadcast_to(local, (len(layers), *local.shape))
-        params = put(params, path, dataclasses.replace(value, ids=made[key]))
+        chosen = dataclasses.replace(value, ids=made[key])
+        params = put(params, path, _gathered(chosen, layers is not None) if gather else chosen)
     return params
+
+
+def _gathered(bank: Any, stacked: bool) -> Any:
+    """The bank with the values of each row's own member in the place of all members', [L, B, ...] for [L, K, ...]."""
+    local = bank.ids[0] if stacked else bank.ids
+    own = {
+        field: jnp.take(getattr(bank, field), jnp.maximum(local, 0), axis=int(stacked))
+        for field in bank.array_fields if field not in ("base", "ids") and getattr(bank, field) is not None
+    }
+    rows = jnp.where(local >= 0, jnp.arange(local.shape[0]), -1)
+    return dataclasses.replace(bank, **own, ids=jnp.broadcast_to(rows, bank.ids.shape), gathered=True)

@@ -24,8 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup, node
-from peftjax.nn.layers import PRODUCT
+from peftjax.nn.kernels import PRODUCT, Kernel, attend, dense, dot, lookup, node
 from peftjax.nn.tree import put, walk
 from peftjax.peft import low_rank
 from peftjax.peft.dropout import drop
@@ -52,6 +51,7 @@ class DoRA(Kernel):
     matrices = ("a", "b")
     fast = ("b",)
     ranked = ("a", "b")
+    keeps_product = True
 
     @property
     def shape(self):

@@ -10,6 +10,7 @@ same turns. Keys and values are not counted: a program is no faster for reading 
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -43,6 +44,7 @@ def variants(base: Any, cases: Sequence[str]) -> dict[str, Any]:
     """
     from peftjax.hints import did_you_mean
     from peftjax.interop.base import load_base
+    from peftjax.models.decoder import Decoder, unrolled
     from peftjax.peft import attach, merge
     from peftjax.peft.stacking import stack_adapters
     from peftjax.train.bench import METHODS
@@ -56,7 +58,8 @@ def variants(base: Any, cases: Sequence[str]) -> dict[str, Any]:
     made = {}
     for case in cases:
         if case in QUANTISED:
-            made[case] = load_base(base.uri, quantise=QUANTISED[case]).params
+            held = load_base(base.uri, quantise=QUANTISED[case])
+            made[case] = unrolled(Decoder(held.config), held.params)[1]
         elif case == "base":
             made[case] = base.params
         elif case == "merged":
@@ -69,8 +72,9 @@ def variants(base: Any, cases: Sequence[str]) -> dict[str, Any]:
 
 
 def decoding_worker(uri: str, cases: Sequence[str], prompt: int = PROMPT, new: int = NEW) -> tuple[dict[str, Any], dict[str, Callable]]:
-    """Our side, for `peftjax.train.bench_worker.serve`. Facts: `cases`, and `bytes` that a step of each reads. Errors as in `variants`."""
+    """Our side, unrolled, for `peftjax.train.bench_worker.serve`. Facts: `cases` and the `bytes` a step of each reads. Errors: of `variants`."""
     from peftjax.interop.base import load_base
+    from peftjax.models.decoder import unrolled
     from peftjax.models.generate import generate_ids
     from peftjax.peft.bank import choose
     from peftjax.train.bench_machine import copy_rate, read_rate
@@ -79,11 +83,12 @@ def decoding_worker(uri: str, cases: Sequence[str], prompt: int = PROMPT, new: i
 
     use_compilation_cache()
     base = load_base(uri)
-    model, params = make_model(base.config, default_config().model, ()), variants(base, cases)
+    model, unstacked = unrolled(make_model(base.config, default_config().model, ()), base.params)
+    params = variants(dataclasses.replace(base, params=unstacked), cases)
 
     def generate(case: str, batch: int) -> dict[str, float]:
         prompts = np.random.default_rng(0).integers(0, base.config.vocab_size, (batch, prompt)).tolist()
-        for_rows = (lambda bank, rows: choose(bank, rows % MIXED)) if case == "mixed" else None
+        for_rows = (lambda _, rows: mixed(tuple(rows.tolist()))) if case == "mixed" else None
         seconds = []
         for count in (1, new):
             start = time.perf_counter()
@@ -93,6 +98,7 @@ def decoding_worker(uri: str, cases: Sequence[str], prompt: int = PROMPT, new: i
                 raise ValueError(f"{case}: rows of {[len(row) for row in rows]} tokens instead of {count}")
         return {"prefill_s": seconds[0], "total_s": seconds[1]}
 
+    mixed = functools.cache(lambda rows: choose(params["mixed"], np.array(rows) % MIXED, gather=True))
     facts = {"cases": list(params), "bytes": {case: weight_bytes(tree, base.config.tied) for case, tree in params.items()}}
     return facts, {"generate": generate, "rates": lambda: {"read": read_rate(), "copy": copy_rate()}}
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from peftjax.data.records import Record
 from peftjax.data.template import Template
-from peftjax.models.decoder import Decoder
+from peftjax.models.decoder import Decoder, unrolled
 from peftjax.models.encoder_config import EncoderConfig
 from peftjax.models.generate import stream
 from peftjax.models.stop import StopStrings, pieces
+from peftjax.peft.dora import settle
 from peftjax.peft.merge import merge
 from peftjax.train.adapters import ready
 from peftjax.train.startup import use_compilation_cache
@@ -28,9 +29,12 @@ class Speaker:
     @classmethod
     def load(
         cls, run: str | None, base_uri: str | None, adapter: str | None = None, *, merged: bool = False, plain: bool = False,
-        step: int | None = None, other_base: bool = False,
+        step: int | None = None, other_base: bool = False, unroll: bool = False,
     ) -> "Speaker":
         """A base by URI, with the adapter of a directory where one is named, or the base and adapter of a run.
+
+        Args:
+            unroll: compile for longer and answer faster (`peftjax.models.decoder.unrolled`).
 
         Raises:
             ValueError: an unusable run or adapter, merging without an adapter, or a base that the adapter was not made for.
@@ -41,10 +45,11 @@ class Speaker:
         found = ready(run, base_uri, adapter, step=step, other_base=other_base)
         if isinstance(found.base.config, EncoderConfig):
             raise ValueError(f"{found.origin} is an encoder, which classifies texts and writes none; see scripts/evaluate.py")
-        params = merge(found.params, strict=False) if merged else found.params
+        params = settle(merge(found.params, strict=False) if merged else found.params)
         data = found.config.data
         template = None if run is None else Template(prompt=data.prompt, response=data.response, chat=data.chat)
-        return cls(found.model(), params, found.base.tokenizer, template, plain)
+        model, params = unrolled(found.model(), params) if unroll else (found.model(), params)
+        return cls(model, params, found.base.tokenizer, template, plain)
 
     def prompt_ids(self, text: str) -> list[int]:
         """The ids that the model sees for what a person typed."""

@@ -16,6 +16,7 @@ from peftjax.data.batches import eval_batches
 from peftjax.evals.metrics import evaluate, perplexity
 from peftjax.models.decoder import Decoder
 from peftjax.models.generate import generate_ids
+from peftjax.peft.dora import settle
 from peftjax.peft.partition import combine
 from peftjax.train.held import Held
 from peftjax.train.loss import token_losses
@@ -87,7 +88,7 @@ class Evaluator:
 
     def predictions(self, name: str, trainable: Any, frozen: Any) -> list[str]:
         """Greedy answers to the prompts of one held-out set, in the order of its rows."""
-        held, params = self.held[name], combine(trainable, frozen)
+        held, params = self.held[name], settle(combine(trainable, frozen))
         total = len(held.tokens)
         ids = generate_ids(
             self.model, params, held.prompts(), self.tokenizer.eos_id, max_new=self.options.max_new, pad_id=self.tokenizer.pad_id,

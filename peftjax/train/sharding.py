@@ -1,7 +1,7 @@
 """Where arrays live: a mesh ("data", "model") and rules from paths to partition specs.
 
-Rows of a batch are split over "data". Kernels are split over "model" by the rules below; the factors of a LoRA follow their kernel: `a` its
-input axis, `b` its output axis, the rank unsharded. All else is replicated.
+Rows of a batch are split over "data". Kernels are split over "model" by the rules below; the factors of low-rank methods follow their
+kernel: `a` its input axis, `b` its output axis, the rank unsharded. All else is replicated.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from peftjax.nn.kernels import Entry, Kernel, Tied
+from peftjax.nn.quant.quantised import Quantised
 from peftjax.nn.tree import place
-from peftjax.peft.lora import LoRA
 from peftjax.peft.parts import Trained
 
 # Logical path -> axes of (in, out), the leading layer axis apart. The first match counts.
@@ -73,8 +73,10 @@ def _axes(path: str, rules) -> tuple | None:
 def _field_axes(owner: Any, field: str, axes: tuple | None) -> tuple | None:
     if axes is None:
         return None
-    if isinstance(owner, LoRA) and field in ("a", "b"):
+    if field in getattr(owner, "ranked", ()):
         return (None, axes[0] if field == "a" else axes[1])
+    if isinstance(owner, Quantised):  # all its leaves are in the order of what it stores
+        return axes[::-1] if owner.rows else axes
     return axes if isinstance(owner, Trained) else None
 
 

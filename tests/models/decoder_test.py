@@ -1,6 +1,7 @@
 """The decoder computes one function however it is run: scanned, unrolled, cut, recomputed, packed, padded or cached."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from tiny import BIASED, LENGTH, TIED, TINY, base, equal_trees, logits, noise, r
 
 from peftjax.models import rope
 from peftjax.models.attention import empty_cache
-from peftjax.models.decoder import Decoder, abstract_params, count_within, cut, init_params
+from peftjax.models.decoder import Decoder, abstract_params, count_within, cut, init_params, unrolled
 from peftjax.nn.tree import flatten, get, put
 
 FOUR = dataclasses.replace(TINY, layers=4)
@@ -25,6 +26,20 @@ def test_layouts_of_one_stack_agree(options):
 def test_a_cut_stack_computes_the_same(segments):
     parts = cut(base(FOUR), FOUR, segments)
     np.testing.assert_allclose(logits(parts, FOUR, segments=segments), logits(base(FOUR), FOUR), rtol=1e-5, atol=1e-5)
+
+
+def test_an_unrolled_model_is_the_same_and_reads_no_layer_out_of_a_stack():
+    model, params = unrolled(Decoder(TINY), base())
+    np.testing.assert_allclose(model.apply({"params": params}, tokens()), logits(base()), atol=2e-6)
+
+    def slices_of_kernels(model, params):
+        def step(params, cache):
+            return model.apply({"params": params}, tokens()[:1, :1], cache=cache, method="hidden")
+
+        text = jax.jit(step).lower(params, empty_cache(TINY, 1, 8)).compile().as_text()
+        return re.findall(rf"dynamic_slice_sizes={{1,\d+,{TINY.ff}}}", text)
+
+    assert slices_of_kernels(Decoder(TINY), base()) and not slices_of_kernels(model, params)
 
 
 def test_a_cut_is_undone_by_joining_and_may_be_moved():
