@@ -72,7 +72,7 @@ def variants(base: Any, cases: Sequence[str]) -> dict[str, Any]:
 
 
 def decoding_worker(uri: str, cases: Sequence[str], prompt: int = PROMPT, new: int = NEW) -> tuple[dict[str, Any], dict[str, Callable]]:
-    """Our side, unrolled, for `peftjax.train.bench_worker.serve`. Facts: `cases` and the `bytes` a step of each reads. Errors: of `variants`."""
+    """Our side, unrolled, for `peftjax.train.bench_worker.serve`. Facts: `cases`, `bytes` a step of each reads. Errors of `variants`."""
     from peftjax.interop.base import load_base
     from peftjax.models.decoder import unrolled
     from peftjax.models.generate import generate_ids

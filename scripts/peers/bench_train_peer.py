@@ -71,7 +71,8 @@ def load(given):
     losses = []
     first = bench_serving.seconds(lambda: losses.append(step()))
     facts = {"first_step_s": first, "trainable": sum(parameter.numel() for parameter in trainable), "loss": losses[0]}
-    return facts, {"step": lambda: {"seconds": bench_serving.seconds(step)}, "peak": bench_serving.peak}
+    # Of two steps the second, as on the other side: memory that went back while waiting has to be got again, in a run it is there.
+    return facts, {"step": lambda: {"seconds": [bench_serving.seconds(step) for _ in range(2)][-1]}, "peak": bench_serving.peak}
 
 
 if __name__ == "__main__":
