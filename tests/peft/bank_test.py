@@ -98,6 +98,7 @@ def test_stacks_may_be_cut():
     np.testing.assert_allclose(got, mixed(bank(*names), ids, numbers), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow  # a program for each adapter alone: seven seconds
 def test_greedy_texts_of_a_mixed_batch():
     names, prompts = ("lora", "houlsby", "head"), [[3, 1, 4], [1], [5, 9, 2, 6, 5], [3, 5], [3, 1, 4]]
     numbers = np.array([1, -1, 0, 2, 0])

@@ -43,6 +43,7 @@ def test_as_many_lines_as_hold_the_rows_asked_for():
     assert [batches_of(rows, form, 128, 16).shapes[0].lines for form in ("run", "plain", "bucket")] == [1, 4, 16]
 
 
+@pytest.mark.slow  # a program for each form: eight seconds
 def test_each_form_takes_steps(stored):
     folder, rows, length = stored
     facts, commands = data_worker(str(folder / "base"), str(folder / "rows.npz"), length, 4, ("run", "full", "bucket"))

@@ -39,6 +39,7 @@ def cells(table):
     return [dict(zip(heads, row, strict=True)) for row in rows]
 
 
+@pytest.mark.slow  # a process that compiles all its programs: eight seconds
 def test_a_real_process_generates_with_what_it_holds(tmp_path):
     tiny_checkpoint.write(tmp_path)
     with Worker("ours", [sys.executable, "-c", REAL.format(folder=str(tmp_path), cases=["lora", "mixed"])]) as ours:

@@ -39,6 +39,7 @@ def told(trainable=10, times=(9.0, 2.0, 1.0, 4.0)):
     return [sys.executable, "-c", TOLD.format(trainable=trainable, times=list(times))]
 
 
+@pytest.mark.slow  # a process that loads and compiles: seven seconds
 def test_times_a_case_of_a_real_base(tmp_path):
     tiny_checkpoint.write(tmp_path)
     row = compare(("lora", "auto", 2, 8), {"peftjax": [sys.executable, "-c", REAL.format(folder=str(tmp_path))]}, steps=1)

@@ -76,6 +76,7 @@ def test_no_training_rows_is_refused(folder, tmp_path):
 LAYOUTS = {"packed": ("packed", "off"), "shared": ("packed", "on"), "buckets": ("buckets", "off"), "rows": ("rows", "off")}
 
 
+@pytest.mark.slow  # a program for each shape of each layout: 17 seconds
 def test_the_loss_of_an_epoch_is_the_same_in_every_layout(folder, monkeypatch):
     monkeypatch.setattr(prefixes, "SHORTEST", 4)
     config, base = tiny_config(folder), load_base(folder / "base")

@@ -188,6 +188,7 @@ def test_how_the_stack_is_run_changes_nothing(options):
         close(leaf, expected[path], 1e-4)
 
 
+@pytest.mark.slow  # compiles a whole step again: five seconds
 def test_the_house_step_trains_with_donated_state():
     trainable, frozen = partition(attach(quantised("mixed"), [lora(rank=2)], KEY))
     optimiser = adamw()
