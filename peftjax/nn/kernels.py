@@ -69,6 +69,20 @@ class Kernel:
         return None
 
 
+class Wrapping(Kernel):
+    """A kernel around another one, its field `base`, of the same logical shape and dtype."""
+
+    base: Any
+
+    @property
+    def shape(self):
+        return self.base.shape
+
+    @property
+    def dtype(self):
+        return self.base.dtype
+
+
 class Entry:
     """What hangs at a site (see `peftjax.nn.sites`): a frozen dataclass decorated with `node`, called with the value.
     `trainable`, `matrices` and `fast` are as for `Kernel`."""

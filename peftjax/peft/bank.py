@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from peftjax.nn.kernels import Entry, Kernel, attend, dot, lookup, node
+from peftjax.nn.kernels import Entry, Wrapping, attend, dot, lookup, node
 from peftjax.nn.layers import ACTIVATIONS, layer_norm
 from peftjax.nn.thin import expand, shrink
 from peftjax.nn.tree import place, put, walk
@@ -101,7 +101,7 @@ def rows_of(ids: jax.Array | None, members: int, x: jax.Array, gathered: bool = 
 
 @node(arrays=("base", "a", "b", "scale", "bias", "ids"), static=("members", "of", "name", "gathered"))
 @dataclasses.dataclass(frozen=True)
-class LoRABank(Kernel):
+class LoRABank(Wrapping):
     """The node. base: kernel [in, out]; a: [K, R, in]; b: [K, R, out]; scale: [K, R]; bias: [K, out], scaled, or None; ids: int32 [B], each
     row's place among the members, or None before `choose`; members: numbers of the K adapters that are here, of `of` in all. Leaves have a
     leading L outside the scanned body. On an embedding [V, D] `in` is V and `out` is D."""
@@ -116,14 +116,6 @@ class LoRABank(Kernel):
     of: int
     name: str
     gathered: bool = False
-
-    @property
-    def shape(self):
-        return self.base.shape
-
-    @property
-    def dtype(self):
-        return self.base.dtype
 
     def dot(self, x, key=None):
         return dot(x, self.base, key) + self._change(x, self.a, self.b, self.bias)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from peftjax.nn.kernels import PRODUCT, Kernel, attend, dense, dot, lookup, node
+from peftjax.nn.kernels import PRODUCT, Kernel, Wrapping, attend, dense, dot, lookup, node
 from peftjax.nn.tree import put, walk
 from peftjax.peft import low_rank
 from peftjax.peft.dropout import drop
@@ -32,7 +32,7 @@ from peftjax.peft.dropout import drop
 
 @node(arrays=("base", "a", "b", "magnitude", "scale", "dropout", "squares", "settled"), static=("name",))
 @dataclasses.dataclass(frozen=True)
-class DoRA(Kernel):
+class DoRA(Wrapping):
     """The node. base: weight [in, out], dense, quantised or tied, of no other adapter; a: [R, in]; b: [R, out]; magnitude m: [out]; scale:
     []; dropout: rate [] or None; squares: ‖W_o‖² [out]; settled: m / n [out], or None to find it; all with a leading L outside the scanned
     body. On an embedding [V, D] `in` is V and `out` is D."""
@@ -52,14 +52,6 @@ class DoRA(Kernel):
     fast = ("b",)
     ranked = ("a", "b")
     keeps_product = True
-
-    @property
-    def shape(self):
-        return self.base.shape
-
-    @property
-    def dtype(self):
-        return self.base.dtype
 
     def thin_input(self, training):
         return None if training and self.dropout is not None else self.a

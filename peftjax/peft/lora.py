@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup, node
+from peftjax.nn.kernels import Kernel, Wrapping, attend, dense, dot, lookup, node
 from peftjax.nn.tree import put
 from peftjax.peft import low_rank
 from peftjax.peft.dora import DoRA, on_weight
@@ -29,7 +29,7 @@ INITS = ("kaiming", "gaussian", "orthogonal")
 
 @node(arrays=("base", "a", "b", "bias", "scale", "dropout"), static=("name",))
 @dataclasses.dataclass(frozen=True)
-class LoRA(Kernel):
+class LoRA(Wrapping):
     """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; bias: [out] or None; scale: []; dropout: rate [] or None; all with a
     leading L outside the scanned body. On an embedding [V, D] `in` is V and `out` is D."""
 
@@ -45,14 +45,6 @@ class LoRA(Kernel):
     matrices = ("a", "b")
     fast = ("b",)
     ranked = ("a", "b")
-
-    @property
-    def shape(self):
-        return self.base.shape
-
-    @property
-    def dtype(self):
-        return self.base.dtype
 
     def thin_input(self, training):
         return None if training and self.dropout is not None else self.a

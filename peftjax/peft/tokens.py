@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Kernel, Tied, attend, dense, dot, lookup, node
+from peftjax.nn.kernels import Kernel, Tied, Wrapping, attend, dense, dot, lookup, node
 from peftjax.nn.tree import put
 from peftjax.peft.select import Target, as_patterns, select, with_head
 
 
 @node(arrays=("base", "rows", "ids"), static=("of_head", "name"))
 @dataclasses.dataclass(frozen=True)
-class TokenRows(Kernel):
+class TokenRows(Wrapping):
     """The node. base: embedding [V, D], or head kernel [D, V] with `of_head`; rows: [N, D]; ids: int32 [N], each once."""
 
     base: Any
@@ -31,14 +31,6 @@ class TokenRows(Kernel):
 
     trainable = ("rows",)
     matrices = ("rows",)
-
-    @property
-    def shape(self):
-        return self.base.shape
-
-    @property
-    def dtype(self):
-        return self.base.dtype
 
     def dot(self, x, key=None):
         if not self.of_head:
