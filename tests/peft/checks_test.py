@@ -26,7 +26,7 @@ def looked_at(params, config=TINY, **options):
     return unread(lambda t, f, ids: model.apply({"params": combine(t, f)}, ids), trainable, frozen, tokens())
 
 
-@pytest.mark.parametrize("options", [{}, {"unroll": True}, {"remat": "block"}, {"remat": "attention"}])
+@pytest.mark.parametrize("options", [{}, {"unroll": True}, {"remat": "block"}, {"remat": "dots"}])
 def test_what_is_attached_properly_is_read(options):
     assert looked_at(attach(base(), [lora(rank=2, targets=".*"), houlsby(size=3)], KEY), **options) == []
     assert looked_at(attach(base(), [full()], KEY), **options) == []
