@@ -33,8 +33,9 @@ from peftjax.models.config import DecoderConfig
 from peftjax.models.rope import rotary_angles, rotate
 from peftjax.models.sight import Sight
 from peftjax.models.stack import scanned, segment_spans
-from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNorm, linears
-from peftjax.nn.sites import site
+from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNorm, linears, optional
+from peftjax.nn.shared import STORE
+from peftjax.nn.sites import Tokens, site
 from peftjax.nn.tree import stack_name
 
 NO_WINDOW = 2**30  # more tokens than any line has
@@ -101,29 +102,29 @@ class Block(nn.Module):
     """One layer: (x [B, T, D], cached keys and values [L, B, G, S, K] or None) -> (the same, None), in the form that `nn.scan` wants.
 
     `views` is (rotary angles, window), or both stacked over the kinds of layers, of which this one is number `kind`; `sight` lacks the
-    window, or is (segments of the queries, segments of the slots, first slot) with a cache.
+    window, or is (segments of the queries, segments of the slots, first slot) with a cache. `tokens` is for the sites.
     """
 
     config: DecoderConfig
     remat: str
 
     @nn.compact
-    def __call__(self, carry, views, sight, kind, layer):
+    def __call__(self, carry, views, sight, tokens, kind, layer):
         c, (x, cache) = self.config, carry
         angles, window = views if kind is None else jax.tree.map(lambda view: view[kind], views)
         if cache is None:
             seen, cached = sight.replace(window=window if kind is not None else self._window()), None
         else:
             seen, cached = attention_mask(*sight, window), (*cache, layer, sight[2])
-        h = site(self, "attn_in", norm(c, "attn_norm")(x), residual=x)
+        h = site(self, "attn_in", norm(c, "attn_norm")(x), residual=x, tokens=tokens)
         u, cache = Attention(c, name="attn")(h, angles, seen, cached)
         u = norm(c, "attn_post_norm")(u) if c.post_norms else u
-        x = x + site(self, "attn_out", u, residual=x, normed=h)
-        h = site(self, "mlp_in", norm(c, "mlp_norm")(x), residual=x)
+        x = x + site(self, "attn_out", u, residual=x, normed=h, tokens=tokens)
+        h = site(self, "mlp_in", norm(c, "mlp_norm")(x), residual=x, tokens=tokens)
         u = MLP(c, name="mlp")(h)
         u = norm(c, "mlp_post_norm")(u) if c.post_norms else u
-        x = x + site(self, "mlp_out", u, residual=x, normed=h)
-        return (site(self, "block_out", x), cache), None
+        x = x + site(self, "mlp_out", u, residual=x, normed=h, tokens=tokens)
+        return (site(self, "block_out", x, tokens=tokens), cache), None
 
     def _window(self):
         """The one window of all layers, known when compiling; None where there is none."""
@@ -159,7 +160,8 @@ class Decoder(nn.Module):
         self.spans = segment_spans(c.layers, self.segments)
         for start, stop in self.spans:
             stack = scanned(
-                Block, c, stop - start, in_axes=(nn.broadcast, nn.broadcast, 0, 0), remat=self.remat, unroll=self.unroll
+                Block, c, stop - start, in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0, 0), remat=self.remat, unroll=self.unroll,
+                shared=optional(self, STORE),
             )
             setattr(self, stack_name(start, stop, c.layers), stack)
 
@@ -196,13 +198,14 @@ class Decoder(nn.Module):
             x = x * jnp.asarray(c.embedding_scale, x.dtype)
         if c.learned_positions:  # padding is kept inside the table: a row beyond it is not a number
             x = x + self.pos_embed(jnp.where(segments > 0, positions, 0))
-        carry = (site(self, "embed_out", x), cached)
+        which = Tokens(positions, segments)
+        carry = (site(self, "embed_out", x, tokens=which), cached)
         for start, stop in self.spans:
             kind = None if kinds is None else kinds[start:stop]
             layers = None if cached is None else jnp.arange(start, stop)
-            carry, _ = getattr(self, stack_name(start, stop, c.layers))(carry, views, sight, kind, layers)
+            carry, _ = getattr(self, stack_name(start, stop, c.layers))(carry, views, sight, which, kind, layers)
         x, cached = carry
-        x = site(self, "final_out", self.final_norm(x))
+        x = site(self, "final_out", self.final_norm(x), tokens=which)
         return x, None if cache is None else Cache(*cached, slots, cache.used + tokens.shape[1])
 
     def logits(self, hidden):

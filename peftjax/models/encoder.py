@@ -28,7 +28,8 @@ from peftjax.models.sight import Sight
 from peftjax.models.stack import scanned, segment_spans
 from peftjax.nn.kernels import dot
 from peftjax.nn.layers import ACTIVATIONS, Embed, LayerNorm, Linear, add_bias, dropout_key, linears, optional
-from peftjax.nn.sites import site
+from peftjax.nn.shared import STORE
+from peftjax.nn.sites import Tokens, site
 from peftjax.nn.tree import stack_name
 
 INIT = nn.initializers.normal(0.02)
@@ -67,16 +68,16 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, sight):
-        c = self.config
+        c, tokens = self.config, Tokens(sight.positions, sight.segments)
         norm = LayerNorm(c.norm_eps, name="attn_norm")
-        h = site(self, "attn_in", x, residual=x)
+        h = site(self, "attn_in", x, residual=x, tokens=tokens)
         u = Attention(c, name="attn")(h, sight)
-        x = norm(x + site(self, "attn_out", u, residual=x, normed=h, after=_behind(norm, x)))
+        x = norm(x + site(self, "attn_out", u, residual=x, normed=h, after=_behind(norm, x), tokens=tokens))
         norm = LayerNorm(c.norm_eps, name="mlp_norm")
-        h = site(self, "mlp_in", x, residual=x)
+        h = site(self, "mlp_in", x, residual=x, tokens=tokens)
         u = MLP(c, name="mlp")(h)
-        x = norm(x + site(self, "mlp_out", u, residual=x, normed=h, after=_behind(norm, x)))
-        return site(self, "block_out", x), None
+        x = norm(x + site(self, "mlp_out", u, residual=x, normed=h, after=_behind(norm, x), tokens=tokens))
+        return site(self, "block_out", x, tokens=tokens), None
 
 
 def _behind(norm, x):
@@ -121,7 +122,9 @@ class Encoder(nn.Module):
         self.head = Classifier(len(c.labels))
         self.spans = segment_spans(c.layers, self.segments)
         for start, stop in self.spans:
-            stack = scanned(Block, c, stop - start, in_axes=nn.broadcast, remat=self.remat, unroll=self.unroll)
+            stack = scanned(
+                Block, c, stop - start, in_axes=nn.broadcast, remat=self.remat, unroll=self.unroll, shared=optional(self, STORE)
+            )
             setattr(self, stack_name(start, stop, c.layers), stack)
 
     def __call__(self, tokens, *, segments=None, positions=None, types=None):
@@ -143,7 +146,7 @@ class Encoder(nn.Module):
         types = jnp.zeros_like(tokens) if types is None else types
         sight = Sight(segments, positions, causal=False)
         x = self.embed(tokens) + self.type_embed(types) + self.pos_embed(positions + c.position_offset)
-        x = site(self, "embed_out", self.embed_norm(x))
+        x = site(self, "embed_out", self.embed_norm(x), tokens=Tokens(positions, segments))
         for start, stop in self.spans:
             x, _ = getattr(self, stack_name(start, stop, c.layers))(x, sight)
         return x, None

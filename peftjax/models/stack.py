@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from peftjax.models.attention_blocks import KEPT
 from peftjax.nn.kernels import PRODUCT
+from peftjax.nn.shared import fill
 
 REMAT = ("none", "dots", "block")
 
@@ -30,19 +31,24 @@ def segment_spans(layers: int, segments: tuple[int, ...]) -> tuple[tuple[int, in
     return tuple((stop - n, stop) for stop, n in zip(ends, segments, strict=True))
 
 
-def scanned(block: type[nn.Module], config: Any, length: int, *, in_axes: Any, remat: str = "none", unroll: bool = False) -> nn.Module:
+def scanned(
+    block: type[nn.Module], config: Any, length: int, *, in_axes: Any, remat: str = "none", unroll: bool = False, shared: Any = None
+) -> nn.Module:
     """`length` layers of `block(config, remat)`, one after another.
 
     Args:
         in_axes: for each argument of the block behind the value that is passed on, `nn.broadcast` or the axis of its layers.
         remat: one of REMAT, see `peftjax.models.decoder.Decoder`.
         unroll: write the layers out instead of looping.
+        shared: what the layers share, where the tree holds such values (`peftjax.nn.shared`).
 
     Raises:
         ValueError: an unknown `remat`.
     """
     if remat not in REMAT:
         raise ValueError(f"remat is {remat!r}; it may be {', '.join(REMAT)}")
+    if shared is not None:
+        block = nn.map_variables(block, "params", trans_in_fn=lambda variables: fill(variables, shared))
     if remat in ("dots", "block"):
         policy = jax.checkpoint_policies.save_only_these_names(PRODUCT, KEPT) if remat == "dots" else None
         # Within a scan nothing can be merged with the recomputation, so that it needs no protection (prevent_cse).

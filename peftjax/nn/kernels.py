@@ -70,9 +70,23 @@ class Kernel:
 
 
 class Wrapping(Kernel):
-    """A kernel around another one, its field `base`, of the same logical shape and dtype."""
+    """A kernel around another one, its field `base`, of the same logical shape and dtype.
+
+    A subclass says in `around` what it makes of the product with what it wraps. That product is handed to it as a function, so that
+    several kernels around one weight may have it computed once.
+    """
 
     base: Any
+
+    def around(self, x, product, key=None):
+        """x [..., in] -> [..., out] in x's dtype. `product`, [..., in] -> [..., out], multiplies by `self.base`; `key` as of `dot`."""
+        raise TypeError(f"{type(self).__name__} cannot be multiplied by; a matrix product was asked for")
+
+    def dot(self, x, key=None, **thin):
+        return self.around(x, lambda h: dot(h, self.base, key), key, **thin)
+
+    def merged_bias(self):
+        return self.base.merged_bias() if isinstance(self.base, Kernel) else None
 
     @property
     def shape(self):

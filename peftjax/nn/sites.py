@@ -15,8 +15,13 @@ one entry per adapter: `params/blocks/mlp_out = {"tone": Bottleneck(...)}`. Entr
 
 `residual` is the residual stream that enters the sublayer, `normed` the same after the norm. In blocks whose norm stands behind the sum
 (`peftjax.models.encoder`), these two are the same, and `after` is a function from the value at the site to the stream behind that norm.
+`tokens` says which tokens these are. An entry takes what it reads of these and
+leaves the rest (`**_`).
 """
 
+from typing import NamedTuple
+
+import jax
 from flax import linen as nn
 
 # Which parameter beside (or, at the top, named) says how wide the value at a site is: its last axis is that width.
@@ -29,6 +34,13 @@ WIDTH_FROM = {
     "embed_out": "embed/embedding",
     "final_out": "final_norm/scale",
 }
+
+
+class Tokens(NamedTuple):
+    """Of the tokens that pass a site: `positions` int [B, T] from 0 in each segment, and `segments` int [B, T], where 0 is padding."""
+
+    positions: jax.Array
+    segments: jax.Array
 
 
 def site(module: nn.Module, name: str, x, **context):

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from peftjax.nn.kernels import Entry, Wrapping, attend, dot, lookup, node
+from peftjax.nn.kernels import Entry, Wrapping, attend, lookup, node
 from peftjax.nn.layers import ACTIVATIONS, layer_norm
 from peftjax.nn.thin import expand, shrink
 from peftjax.nn.tree import place, put, walk
@@ -117,8 +117,8 @@ class LoRABank(Wrapping):
     name: str
     gathered: bool = False
 
-    def dot(self, x, key=None):
-        return dot(x, self.base, key) + self._change(x, self.a, self.b, self.bias)
+    def around(self, x, product, key=None):
+        return product(x) + self._change(x, self.a, self.b, self.bias)
 
     def attend(self, x, key=None):
         return attend(x, self.base, key) + self._change(x, self.b, self.a, None)
@@ -168,7 +168,7 @@ class BottleneckBank(Entry):
     name: str
     gathered: bool = False
 
-    def __call__(self, x, key=None, residual=None, normed=None, after=None):
+    def __call__(self, x, key=None, residual=None, normed=None, after=None, **_):
         """x [B, T, D], the output at the site, -> x + f(what each row's own adapter reads)."""
         rows = rows_of(self.ids, len(self.members), x, self.gathered)
 

@@ -28,10 +28,9 @@ from peftjax.nn.kernels import Entry, node
 from peftjax.nn.layers import ACTIVATIONS, layer_norm
 from peftjax.nn.sites import WIDTH_FROM
 from peftjax.nn.thin import expand, shrink
-from peftjax.nn.tree import get, put
 from peftjax.peft.dropout import drop
-from peftjax.peft.keys import per_layer
-from peftjax.peft.select import on_layers, parameters
+from peftjax.peft.hang import hang
+from peftjax.peft.keys import Draw
 
 READS = ("output", "sum", "residual", "normed")
 INITS = ("identity", "bert", "houlsby")
@@ -70,7 +69,7 @@ class Bottleneck(Entry):
         weights = ("down", "down_bias", "up", "up_bias", "norm_before", "norm_before_bias", "norm_after", "norm_after_bias")
         return (*weights, "scale") if self.learned_scale else weights
 
-    def __call__(self, x, key=None, residual=None, normed=None, after=None):
+    def __call__(self, x, key=None, residual=None, normed=None, after=None, **_):
         """x [B, T, D], the output at the site, -> x + f(what this adapter reads)."""
         return x + self._network(what_is_read(self.reads, x, residual, normed, after), key)
 
@@ -153,27 +152,11 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
         Raises:
             ValueError: a site that this base has not, a layer that does not exist, a name that is taken.
         """
-        for site in self.sites:
-            beside = [t for t in parameters(params, (WIDTH_FROM[site].rpartition("/")[2],)) if t.logical == WIDTH_FROM[site]]
-            if not beside:
-                raise ValueError(f"this base has no site {site}: it has no {WIDTH_FROM[site]}")
-            for target in on_layers(beside, self.layers):
-                stack = target.path.partition("/")[0] if target.layers else ""
-                path = f"{stack}/{site}/{self.name}" if stack else f"{site}/{self.name}"
-                if get(params, path) is not None:
-                    raise ValueError(f"{path} is taken; give one of the two adapters another name")
-                logical = f"blocks/{site}" if stack else site
-                params = put(params, path, self._entry(target.value.shape[-1], f"{logical}/{self.name}", target.layers, key))
-        return params
+        return hang(params, key, self.sites, self.layers, self.name, self._entry)
 
-    def _entry(self, width: int, path: str, layers: range | None, key: jax.Array) -> Bottleneck:
+    def _entry(self, width: int, draw: Draw) -> Bottleneck:
         size = self.size if self.size is not None else max(1, int(width // self.reduction_factor))
-        lead = () if layers is None else (len(layers),)
         shape = (size, width)
-
-        def vector(value):
-            """A new buffer each time: what is trained is donated, and no two leaves may share one."""
-            return jnp.full((*lead, width), value, jnp.float32)
 
         def random(rng):
             if self.init == "bert":
@@ -182,18 +165,18 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
                 return 0.01 * jax.random.truncated_normal(rng, -2.0, 2.0, shape)
             return jax.random.uniform(rng, shape, minval=-(width**-0.5), maxval=width**-0.5)
 
-        down = per_layer(random, key, f"{path}/down", layers)
-        up = jnp.zeros((*lead, *shape)) if self.init == "identity" else per_layer(random, key, f"{path}/up", layers)
+        down = draw("down", random)
+        up = draw.full(0, *shape) if self.init == "identity" else draw("up", random)
         if isinstance(self.scale, str):
-            scale = vector(1) if self.scale == "channel" else jnp.ones(lead)
+            scale = draw.full(1, width) if self.scale == "channel" else draw.full(1)
         else:
-            scale = jnp.full(lead, self.scale, jnp.float32)
+            scale = draw.full(self.scale)
         before, after = self.norm in ("before", "both"), self.norm in ("after", "both")
         return Bottleneck(
-            down=down, down_bias=jnp.zeros((*lead, size)), up=up, up_bias=vector(0), scale=scale,
-            norm_before=vector(1) if before else None, norm_before_bias=vector(0) if before else None,
-            norm_after=vector(1) if after else None, norm_after_bias=vector(0) if after else None,
-            dropout=jnp.full(lead, self.dropout, jnp.float32) if self.dropout else None,
+            down=down, down_bias=draw.full(0, size), up=up, up_bias=draw.full(0, width), scale=scale,
+            norm_before=draw.full(1, width) if before else None, norm_before_bias=draw.full(0, width) if before else None,
+            norm_after=draw.full(1, width) if after else None, norm_after_bias=draw.full(0, width) if after else None,
+            dropout=draw.rate(self.dropout),
             activation=self.activation, reads=self.reads, learned_scale=isinstance(self.scale, str), name=self.name,
         )
 

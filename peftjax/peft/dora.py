@@ -56,11 +56,11 @@ class DoRA(Wrapping):
     def thin_input(self, training):
         return None if training and self.dropout is not None else self.a
 
-    def dot(self, x, key=None, thin=None):
+    def around(self, x, product, key=None, thin=None):
         """As in HF PEFT, what dropout takes from x still passes through the base, and m and n act on the rest."""
         h = drop(x, self.dropout, key, self.name)
-        y = _scaled(dot(h, self.base, key) + low_rank.times(h, self.a, self.b, self.scale, thin), self.lengths())
-        return y if h is x else y + dot(x - h, self.base, key)
+        y = _scaled(product(h) + low_rank.times(h, self.a, self.b, self.scale, thin), self.lengths())
+        return y if h is x else y + product(x - h)
 
     def lookup(self, ids, dtype, key=None):
         row = lookup(ids, self.base, dtype, key) + low_rank.lookup(ids, self.a, self.b, self.scale, dtype)

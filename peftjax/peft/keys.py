@@ -2,6 +2,7 @@
 layers is cut."""
 
 import hashlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,3 +22,23 @@ def per_layer(init, key: jax.Array, path: str, layers: range | None) -> jax.Arra
     if layers is None:
         return init(key)
     return jax.vmap(lambda layer: init(jax.random.fold_in(key, layer)))(jnp.arange(layers.start, layers.stop))
+
+
+class Draw(NamedTuple):
+    """Initial values of one node: `path` is logical and ends in the adapter's name; `layers` are of its leading axis, None for none."""
+
+    key: jax.Array
+    path: str
+    layers: range | None
+
+    def __call__(self, field: str, init) -> jax.Array:
+        """`init(key)` [...] of one field, or of each layer [L, ...]."""
+        return per_layer(init, self.key, f"{self.path}/{field}", self.layers)
+
+    def full(self, value: float, *shape: int) -> jax.Array:
+        """A new float32 buffer of one value, [*shape] or [L, *shape]."""
+        return jnp.full((*(() if self.layers is None else (len(self.layers),)), *shape), value, jnp.float32)
+
+    def rate(self, dropout: float) -> jax.Array | None:
+        """A dropout rate as a leaf; None for 0."""
+        return self.full(dropout) if dropout else None

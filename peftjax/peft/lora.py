@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Kernel, Wrapping, attend, dense, dot, lookup, node
+from peftjax.nn.kernels import Kernel, Wrapping, attend, dense, lookup, node
 from peftjax.nn.tree import put
 from peftjax.peft import low_rank
 from peftjax.peft.dora import DoRA, on_weight
@@ -49,9 +49,9 @@ class LoRA(Wrapping):
     def thin_input(self, training):
         return None if training and self.dropout is not None else self.a
 
-    def dot(self, x, key=None, thin=None):
+    def around(self, x, product, key=None, thin=None):
         h = drop(x, self.dropout, key, self.name)
-        y = dot(x, self.base, key) + low_rank.times(h, self.a, self.b, self.scale, thin)
+        y = product(x) + low_rank.times(h, self.a, self.b, self.scale, thin)
         return y if self.bias is None else y + jnp.broadcast_to((self.scale * self.bias).astype(y.dtype), y.shape)
 
     def lookup(self, ids, dtype, key=None):
@@ -65,7 +65,7 @@ class LoRA(Wrapping):
         return (base.astype(jnp.float32) + low_rank.whole(self.a, self.b, self.scale)).astype(base.dtype)
 
     def merged_bias(self):
-        below = self.base.merged_bias() if isinstance(self.base, Kernel) else None
+        below = super().merged_bias()
         if self.bias is None:
             return below
         own = self.scale[..., None] * self.bias

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from peftjax.nn.kernels import Entry, Kernel, Tied, dense
 from peftjax.nn.quant import Quantised
+from peftjax.nn.shared import STORE, SharedValue, fill, is_shared
 from peftjax.nn.tree import get, put, walk
 from peftjax.peft.attach import activate, adapters, names_in
 from peftjax.peft.certificate import USUAL, Budget, Certificate, Drift, Logits, Sample, certify
@@ -92,7 +93,7 @@ def quantised_under(value: Any) -> Quantised | None:
 def _chosen(params: dict, names: Iterable[str] | None, strict: bool) -> dict:
     """The tree with the named adapters alone."""
     params = activate(params, adapters(params) if names is None else names)
-    stuck = [path for path, value in walk(params) if isinstance(value, Entry)]
+    stuck = [path for path, value in walk(params) if isinstance(value, Entry) and not isinstance(value, SharedValue)]
     if stuck and strict:
         raise TypeError(
             f"{', '.join(stuck)}: a network at a site has no dense weight to be merged into; merge(strict=False) keeps it beside"
@@ -104,12 +105,13 @@ def _folded(params: dict, fold: Callable[[str, Kernel], Any]) -> dict:
     """The tree with `fold(path, node)` in the place of each node of an adapter."""
     for path, value in list(walk(params)):
         if isinstance(value, Kernel) and (names_in(value) or isinstance(value, Tied)):  # a head left alone by an adapted embedding
+            value = fill(value, params.get(STORE, {}))
             try:
                 params = put(params, path, fold(path, value))
             except TypeError as error:
                 raise TypeError(f"{path}: {error}") from error
             params = _with_bias(params, f"{path.rpartition('/')[0]}/bias", value.merged_bias())
-    return params
+    return params if any(map(is_shared, jax.tree.leaves(params, is_leaf=is_shared))) else put(params, STORE, None)
 
 
 @jax.jit

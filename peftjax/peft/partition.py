@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from peftjax.nn.kernels import Entry, Kernel
 from peftjax.nn.quant import Quantised
+from peftjax.nn.shared import is_shared
 from peftjax.nn.tree import path_of
 from peftjax.peft.attach import adapters
 
@@ -49,7 +50,7 @@ def _mark(value: Any, names: set[str]) -> Any:
         marks = {}
         for field in value.array_fields:
             child = getattr(value, field)
-            marks[field] = None if child is None else (True if field in own else _mark(child, names))
+            marks[field] = child if child is None or is_shared(child) else (True if field in own else _mark(child, names))
         return dataclasses.replace(value, **marks)
     return False
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from peftjax.nn.kernels import Entry, Kernel
+from peftjax.nn.shared import is_shared
 from peftjax.peft.select import KERNELS
 
 
@@ -28,7 +29,7 @@ def _roles(value: Any, name: str) -> Any:
             if field == "base":
                 children[field] = _roles(child, name)
             else:
-                children[field] = None if child is None else _role(value, field, name)
+                children[field] = child if child is None or is_shared(child) else _role(value, field, name)
         return dataclasses.replace(value, **children)
     return jax.tree.map(lambda _: "matrix" if name in KERNELS else "vector", value)
 

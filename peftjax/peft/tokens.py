@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Kernel, Tied, Wrapping, attend, dense, dot, lookup, node
+from peftjax.nn.kernels import Tied, Wrapping, attend, dense, lookup, node
 from peftjax.nn.tree import put
 from peftjax.peft.select import Target, as_patterns, select, with_head
 
@@ -32,10 +32,8 @@ class TokenRows(Wrapping):
     trainable = ("rows",)
     matrices = ("rows",)
 
-    def dot(self, x, key=None):
-        if not self.of_head:
-            return super().dot(x, key)
-        return self._over_columns(dot(x, self.base, key), x)
+    def around(self, x, product, key=None):
+        return self._over_columns(product(x), x) if self.of_head else super().around(x, product, key)
 
     def lookup(self, ids, dtype, key=None):
         hit = ids[..., None] == jnp.broadcast_to(self.ids, (*ids.shape, self.ids.shape[0]))
@@ -51,7 +49,7 @@ class TokenRows(Wrapping):
         return base.at[:, self.ids].set(rows.T) if self.of_head else base.at[self.ids].set(rows)
 
     def merged_bias(self):
-        below = self.base.merged_bias() if isinstance(self.base, Kernel) else None
+        below = super().merged_bias()
         return below.at[..., self.ids].set(0) if below is not None and self.of_head else below
 
     def _over_columns(self, logits, x):
