@@ -3,7 +3,8 @@
     state, metrics = step(state, frozen, batch)
 
 Gradients are those of the *sum* of the token losses, divided once by the number of tokens: so a batch gives the same step whole, in
-accumulated pieces, on one device, on a mesh (jit) or under `pmap`.
+accumulated pieces, on one device, on a mesh (jit) or under `pmap`. Where methods penalise their own values (`peftjax.peft.penalty`), the
+gradient of that is added once, whatever the batch.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from flax import linen as nn
 from flax import struct
 
 from peftjax.peft.partition import combine
+from peftjax.peft.penalty import penalty
 from peftjax.train.loss import head_is_frozen, token_losses
 from peftjax.train.optimiser import learning_rate
 
@@ -48,8 +50,8 @@ def make_step(
         axis: name of the mapped axis under `pmap`, None under `jit`.
 
     Returns:
-        step(state, frozen, batch) -> (state, metrics): loss (mean nats a token), accuracy (of tokens), tokens that carried loss, grad_norm,
-        learning_rate, all scalars.
+        step(state, frozen, batch) -> (state, metrics): loss (mean nats a token, without penalties), accuracy (of tokens), tokens that
+        carried loss, grad_norm, learning_rate, all scalars.
     """
 
     def summed(trainable, frozen, batch, key):
@@ -72,7 +74,7 @@ def make_step(
             grads, sums = jax.lax.psum((grads, sums), axis)
         loss, tokens, right = sums
         scale = 1.0 / jnp.maximum(tokens, 1.0)
-        grads = jax.tree.map(lambda g: g * scale, grads)
+        grads = _penalised(jax.tree.map(lambda g: g * scale, grads), state.trainable, frozen)
         updates, opt_state = optimiser.update(grads, state.optimiser, state.trainable)
         metrics = {
             "loss": loss * scale, "accuracy": right * scale, "tokens": tokens,
@@ -81,6 +83,14 @@ def make_step(
         return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1, state.key), metrics
 
     return step
+
+
+def _penalised(grads, trainable, frozen):
+    """Gradients with those of the nodes' penalties; the same where there are none."""
+    if jax.eval_shape(lambda t: penalty(combine(t, frozen)), trainable) is None:
+        return grads
+    own = jax.grad(lambda t: penalty(combine(t, frozen)))(trainable)
+    return jax.tree.map(jnp.add, grads, own)
 
 
 def _accumulated(piece, trainable, frozen, batch, key, pieces: int):
