@@ -29,11 +29,35 @@ import peft
 import safetensors.torch
 import torch
 import transformers
-from peft import IA3Config, LoraConfig
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    DeloraConfig,
+    FourierFTConfig,
+    GraloraConfig,
+    HiraConfig,
+    HRAConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    MissConfig,
+    OFTConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    RandLoraConfig,
+    RoadConfig,
+    ShiraConfig,
+    TrainableTokensConfig,
+    VeraConfig,
+)
 
 HERE = Path(__file__).parent
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GPT2 = ["c_attn", "c_proj", "c_fc"]
+QVD = ["q_proj", "v_proj", "down_proj"]  # square, to fewer outputs, from more inputs
 TOKENS = [3, 50, 96]  # of trainable_token_indices; they occur in the inputs
 BATCH, LENGTH = 2, 8
 
@@ -41,6 +65,11 @@ BATCH, LENGTH = 2, 8
 def lora(targets, **fields):
     fields = dict(r=4, lora_alpha=8, task_type="CAUSAL_LM") | fields
     return LoraConfig(target_modules=targets, **fields)
+
+
+def other(kind: type, targets=QVD, **fields):
+    """A config of any other method."""
+    return kind(**({} if targets is None else {"target_modules": targets}) | dict(task_type="CAUSAL_LM") | fields)
 
 
 # Edits of a written folder: what people's files look like after conversions, uploads and accidents.
@@ -69,6 +98,16 @@ def misshape_one(tensors: dict) -> dict:
     return tensors | {key: tensors[key][:, :16].contiguous()}
 
 
+def prune(model: peft.PeftModel) -> None:
+    """As AdaLoRA's budget does: some ranks are masked, all of them on one module, and the pattern says which are kept."""
+    config, kept = model.peft_config["default"], {}
+    for number, (path, parameter) in enumerate((p, x) for p, x in model.named_parameters() if "lora_E" in p):
+        mask = [(number >> bit) % 2 == 1 for bit in range(config.init_r)]
+        parameter.data[~torch.tensor(mask)] = 0.0
+        kept[path.removeprefix("base_model.model.")] = mask
+    config.rank_pattern = kept
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     base: str
@@ -78,6 +117,8 @@ class Variant:
     adapter: str = "default"  # PEFT saves any other name in a folder of that name
     pickle: bool = False
     plain: bool = False  # converted, at save, from a changed base (PiSSA) to the plain one
+    noise: float = 0.25  # standard deviation of what is added to, or stands for, what is trained
+    before: Callable[[peft.PeftModel], None] | None = None  # it is saved
 
 
 VARIANTS = {
@@ -145,6 +186,61 @@ VARIANTS = {
     ),
     "pissa": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="pissa")),
     "pissa_converted": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="pissa"), plain=True),
+    "olora": Variant("llama", lora(QVD, init_lora_weights="olora")),
+    "olora_converted": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="olora"), plain=True),
+    "orthogonal": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="orthogonal")),
+    "eva": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="eva", eva_config=peft.EvaConfig())),
+    "adalora": Variant("llama", other(AdaLoraConfig, init_r=6, target_r=3, lora_alpha=8, total_step=10, tinit=1, tfinal=1)),
+    "adalora_pruned": Variant("llama", other(AdaLoraConfig, init_r=4, target_r=2, lora_alpha=6, total_step=10), before=prune),
+    "ia3_attention": Variant("llama_tied", other(IA3Config, ["k_proj", "v_proj"], feedforward_modules=[])),
+    "loha": Variant("llama", other(LoHaConfig, r=3, alpha=6, rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 5})),
+    "lokr": Variant("llama", other(LoKrConfig, r=2, alpha=4)),
+    "lokr_both": Variant("llama", other(LoKrConfig, r=1, alpha=3, decompose_both=True, decompose_factor=8)),
+    "lokr_dense": Variant("llama", other(LoKrConfig, r=64, alpha=32, decompose_factor=4)),
+    "vera": Variant("llama", other(VeraConfig, r=6)),
+    "vera_by_key": Variant("llama", other(VeraConfig, r=6, save_projection=False, projection_prng_key=7)),
+    "randlora": Variant("llama", other(RandLoraConfig, r=12, randlora_alpha=60)),
+    "randlora_sparse": Variant("llama", other(RandLoraConfig, ["v_proj"], r=8, randlora_alpha=16, sparse=True)),
+    "randlora_by_key": Variant("llama", other(RandLoraConfig, r=12, randlora_alpha=60, save_projection=False, projection_prng_key=7)),
+    "hra": Variant("llama", other(HRAConfig, r=4)),
+    "hra_gs": Variant("llama", other(HRAConfig, r=3, apply_GS=True)),
+    "oft": Variant("llama", other(OFTConfig, oft_block_size=8, use_cayley_neumann=False)),
+    "oft_neumann": Variant("llama", other(OFTConfig, oft_block_size=8), noise=0.1),
+    "oft_shared": Variant("llama", other(OFTConfig, oft_block_size=0, r=4, block_share=True, use_cayley_neumann=False)),
+    "boft": Variant("llama", other(BOFTConfig, boft_block_size=4)),
+    "miss": Variant("llama", other(MissConfig, r=5)),
+    "miss_bat": Variant("llama", other(MissConfig, r=4, init_weights="bat"), noise=0.1),
+    "miss_mini": Variant("llama", other(MissConfig, r=4, mini_r=4, init_weights="mini")),
+    "shira": Variant("llama", other(ShiraConfig, r=2, random_seed=3)),
+    "fourierft": Variant("llama", other(FourierFTConfig, n_frequency=24, n_frequency_pattern={"v_proj": 10}, scaling=100.0)),
+    "hira": Variant("llama", other(HiraConfig, r=3, rank_pattern={"v_proj": 2})),
+    "delora": Variant("llama", other(DeloraConfig, r=3, delora_lambda=12, lambda_pattern={"down_proj": 6})),
+    "gralora": Variant("llama", other(GraloraConfig, r=4, alpha=8, gralora_k=2)),
+    "gralora_hybrid": Variant("llama", other(GraloraConfig, r=4, alpha=8, gralora_k=2, hybrid_r=2)),
+    "road_1": Variant("llama", other(RoadConfig, variant="road_1", group_size=8)),
+    "road_2": Variant("llama", other(RoadConfig, variant="road_2", group_size=4)),
+    "road_4": Variant("llama", other(RoadConfig, variant="road_4", group_size=16)),
+    "ln_tuning": Variant("llama", other(LNTuningConfig, ["input_layernorm", "post_attention_layernorm", "norm"])),
+    "prompt_tuning": Variant("llama", other(PromptTuningConfig, None, num_virtual_tokens=3)),
+    "p_tuning": Variant("llama", other(PromptEncoderConfig, None, num_virtual_tokens=3, encoder_hidden_size=8)),
+    "p_tuning_lstm": Variant(
+        "llama", other(PromptEncoderConfig, None, num_virtual_tokens=3, encoder_hidden_size=4, encoder_reparameterization_type="LSTM")
+    ),
+    "prefix_tuning": Variant("llama", other(PrefixTuningConfig, None, num_virtual_tokens=3)),
+    "prefix_projected": Variant(
+        "llama_tied", other(PrefixTuningConfig, None, num_virtual_tokens=3, encoder_hidden_size=6, prefix_projection=True)
+    ),
+    "trainable_tokens": Variant("llama", other(TrainableTokensConfig, ["embed_tokens"], token_indices=TOKENS)),
+    "trainable_tokens_tied": Variant("llama_tied", other(TrainableTokensConfig, ["embed_tokens"], token_indices=TOKENS)),
+    # Other bases: kernels kept [in, out], fused modules, biases under what is adapted.
+    "gpt2_ia3": Variant("gpt2", other(IA3Config, ["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], fan_in_fan_out=True)),
+    "gpt2_vera": Variant("gpt2", other(VeraConfig, ["c_attn", "c_fc"], r=4, fan_in_fan_out=True)),
+    "phi3_ia3": Variant("phi3", other(IA3Config, ["qkv_proj", "down_proj"], feedforward_modules=["down_proj"])),
+    "phi3_oft": Variant("phi3", other(OFTConfig, ["qkv_proj"], oft_block_size=8), noise=0.1),
+    "phi3_loha": Variant("phi3", other(LoHaConfig, ["qkv_proj", "gate_up_proj"], r=2, alpha=4)),
+    "phi3_road": Variant("phi3", other(RoadConfig, ["qkv_proj", "o_proj"], variant="road_2", group_size=8)),
+    "bias_oft": Variant("llama_tied", other(OFTConfig, ["q_proj"], oft_block_size=8, bias="oft_only"), noise=0.1),
+    "saved_loha": Variant("llama", other(LoHaConfig, ["q_proj"], r=2, alpha=2, modules_to_save=["lm_head"])),
     "gpt2_attn": Variant("gpt2", lora(["c_attn"], fan_in_fan_out=True)),
     "gpt2_all": Variant("gpt2", lora(GPT2, fan_in_fan_out=True)),
     "gpt2_embed": Variant("gpt2", lora(["wte", "c_attn"], fan_in_fan_out=True)),
@@ -163,13 +259,13 @@ def load_base(name: str, config: peft.PeftConfig) -> torch.nn.Module:
     return auto.from_pretrained(HERE / name, dtype=torch.float32).eval()
 
 
-def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+def randomise(model: torch.nn.Module, generator: torch.Generator, noise: float) -> None:
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if parameter.requires_grad:
-                noise = torch.empty_like(parameter).normal_(0.0, 0.25, generator=generator)
+                drawn = torch.empty_like(parameter).normal_(0.0, noise, generator=generator)
                 # Low-rank factors start from nothing; magnitudes, biases, norms and copies of base weights stay near what they are.
-                parameter.copy_(noise if "lora_A" in path or "lora_B" in path or "lora_embedding" in path else parameter + noise)
+                parameter.copy_(drawn if "lora_A" in path or "lora_B" in path or "lora_embedding" in path else parameter + drawn)
 
 
 def inputs(base: str, config: peft.PeftConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -199,13 +295,16 @@ def make(name: str, variant: Variant, seed: int) -> None:
     model = peft.get_peft_model(load_base(variant.base, config), config, adapter_name=variant.adapter).eval()
     options = {}
     if variant.plain:
-        config.init_lora_weights = True  # so that the initial values are saved as they are
+        init, config.init_lora_weights = config.init_lora_weights, True  # so that the initial values are saved as they are
         model.save_pretrained(folder / "initial")
-        config.init_lora_weights = "pissa"
+        config.init_lora_weights = init
         options = {"path_initial_model_for_weight_conversion": str(folder / "initial")}
-    randomise(model, generator)
+    randomise(model, generator, variant.noise)
+    if variant.before:
+        variant.before(model)
     with torch.no_grad():
         in_memory = model(**batch).logits
+        in_memory = in_memory[:, -plain.shape[1] :] if plain.ndim == 3 else in_memory
     config.base_model_name_or_path = str(HERE / variant.base)  # PEFT looks whether the vocabulary was resized
     model.save_pretrained(folder, safe_serialization=not variant.pickle, **options)
     shutil.rmtree(folder / "initial", ignore_errors=True)
@@ -218,6 +317,7 @@ def make(name: str, variant: Variant, seed: int) -> None:
 
     with torch.no_grad():
         loaded = peft.PeftModel.from_pretrained(load_base(variant.base, config), written).eval()(**batch).logits
+    loaded = loaded[:, -plain.shape[1] :] if plain.ndim == 3 else loaded  # without those of virtual tokens
     if variant.damage:
         variant.damage(written)
     np.savez_compressed(
