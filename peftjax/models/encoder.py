@@ -100,7 +100,7 @@ class Classifier(nn.Module):
             self.param("kernel", INIT, (x.shape[-1], self.features), jnp.float32)
             self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         kernel = optional(self, "kernel")
-        return None if kernel is None else add_bias(dot(x, kernel, dropout_key(self)), optional(self, "bias"))
+        return None if kernel is None else add_bias(dot(x, kernel, dropout_key(self)), optional(self, "bias"), kernel)
 
 
 class Encoder(nn.Module):

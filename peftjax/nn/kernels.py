@@ -68,6 +68,15 @@ class Kernel:
         """What `dot` adds whatever x is, [out], and merging has to put into the bias beside the weight; None where there is nothing."""
         return None
 
+    def changed_bias(self, bias: jax.Array) -> jax.Array:
+        """What becomes of the bias [out] ([L, out] outside the scanned body) that stands beside this kernel, itself unless a node changes
+        the whole output of its layer."""
+        return bias
+
+    def off(self):
+        """This node with values, of the same shapes, at which it changes nothing; raises TypeError where there are none."""
+        raise TypeError(f"{type(self).__name__} has no values at which it changes nothing")
+
 
 class Wrapping(Kernel):
     """A kernel around another one, its field `base`, of the same logical shape and dtype.
@@ -88,6 +97,9 @@ class Wrapping(Kernel):
     def merged_bias(self):
         return self.base.merged_bias() if isinstance(self.base, Kernel) else None
 
+    def changed_bias(self, bias):
+        return self.base.changed_bias(bias) if isinstance(self.base, Kernel) else bias
+
     @property
     def shape(self):
         return self.base.shape
@@ -104,6 +116,10 @@ class Entry:
     trainable: ClassVar[tuple[str, ...]] = ()
     matrices: ClassVar[tuple[str, ...]] = ()
     fast: ClassVar[tuple[str, ...]] = ()
+
+    def off(self):
+        """As of `Kernel`."""
+        raise TypeError(f"{type(self).__name__} has no values at which it changes nothing")
 
 
 def node(arrays: tuple[str, ...], static: tuple[str, ...] = ()):

@@ -53,9 +53,12 @@ def dropout_key(module: nn.Module):
     return module.make_rng("dropout") if module.has_rng("dropout") else None
 
 
-def add_bias(y, bias):
-    """y [..., out] plus bias [out], in y's dtype; y itself where there is none."""
-    return y if bias is None else y + jnp.broadcast_to(dense(bias).astype(y.dtype), y.shape)
+def add_bias(y, bias, kernel):
+    """y [..., out], the product with `kernel`, plus bias [out], in y's dtype; y itself where there is none."""
+    if bias is None:
+        return y
+    bias = kernel.changed_bias(dense(bias)) if isinstance(kernel, Kernel) else dense(bias)
+    return y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
 
 
 class Linear(nn.Module):
@@ -75,7 +78,7 @@ class Linear(nn.Module):
             bias = read(self, "bias", nn.initializers.zeros, (self.features,))
         else:
             bias = optional(self, "bias")
-        y = add_bias(y, bias)
+        y = add_bias(y, bias, kernel)
         return y if isinstance(kernel, Kernel) and kernel.keeps_product else checkpoint_name(y, PRODUCT)
 
 
@@ -173,4 +176,4 @@ class Head(nn.Module):
             kernel = read(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.vocab_size))
         key = dropout_key(self)
         y = attend(x, embedding, key) if kernel is None else dot(x, kernel, key)
-        return add_bias(y, optional(self, "bias"))
+        return add_bias(y, optional(self, "bias"), kernel)

@@ -110,7 +110,7 @@ def _folded(params: dict, fold: Callable[[str, Kernel], Any]) -> dict:
                 params = put(params, path, fold(path, value))
             except TypeError as error:
                 raise TypeError(f"{path}: {error}") from error
-            params = _with_bias(params, f"{path.rpartition('/')[0]}/bias", value.merged_bias())
+            params = _with_bias(params, f"{path.rpartition('/')[0]}/bias", value)
     return params if any(map(is_shared, jax.tree.leaves(params, is_leaf=is_shared))) else put(params, STORE, None)
 
 
@@ -130,9 +130,10 @@ def _requantised(value: Kernel, like: Quantised) -> tuple[Quantised, Drift]:
     return node, Drift(error / jnp.where(weight > 0, weight, 1), jnp.where(delta > 0, error / jnp.where(delta > 0, delta, 1), 0))
 
 
-def _with_bias(params: dict, path: str, bias: jax.Array | None) -> dict:
-    """The tree with `bias` added to what stands at `path`, or standing there itself."""
-    if bias is None:
-        return params
-    there = get(params, path)
-    return put(params, path, bias if there is None else (dense(there) + bias).astype(there.dtype))
+def _with_bias(params: dict, path: str, node: Kernel) -> dict:
+    """The tree with the bias at `path` as it is beside the weight that `node` merges into."""
+    there, own = get(params, path), node.merged_bias()
+    if there is not None:
+        bias = node.changed_bias(dense(there))
+        return put(params, path, (bias if own is None else bias + own).astype(there.dtype))
+    return params if own is None else put(params, path, own)

@@ -4,8 +4,11 @@
     after   blocks/attn/q/kernel = SomeTransform(base=W, ...)        y = after(before(x) W),  both linear, so that it is a weight again
 
 A method's file has a node derived from `Transform` and a frozen dataclass whose `attach` puts it around the chosen kernels by
-`peftjax.peft.delta.wrap`. Both functions act on the last axis.
+`peftjax.peft.delta.wrap`. Both functions act on the last axis, and see one layer. Where `after` changes the whole output of a layer, the
+base's bias goes through it too (`whole`).
 """
+
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,7 @@ class Transform(Wrapping):
     """The node. Subclasses have the fields `base`, `name`, and their own, and give `before`, `after` or both."""
 
     name: str
+    whole: ClassVar[bool] = False
 
     def before(self, x: jax.Array) -> jax.Array:
         """x [..., in] -> [..., in], in x's dtype; linear in x."""
@@ -39,4 +43,14 @@ class Transform(Wrapping):
 
     def merged_bias(self):
         below = super().merged_bias()
-        return None if below is None else self.after(below)
+        return None if below is None else self._after_each(below)
+
+    def changed_bias(self, bias):
+        below = super().changed_bias(bias)
+        return self._after_each(below) if self.whole else below
+
+    def _after_each(self, vector: jax.Array) -> jax.Array:
+        """`after` of a vector [out], or of each layer's own [L, out]."""
+        if len(self.shape) == 2:
+            return self.after(vector)
+        return jax.lax.map(lambda layer: layer[0].after(layer[1]), (self, vector))
