@@ -11,6 +11,12 @@ place, order or scale shows in the logits. Each variant becomes tests/golden/ada
 The logits are those of a *fresh* base into which the library loaded the written files. For a causal model the library writes the whole
 lm_head beside every adapter, trained or not, unless told with_head=False, as here but in the variant `head`. Encoders' heads are trained
 with the adapter and always written.
+
+Three things are not what the library computes after loading:
+- On Llama its prefixes have no effect at all. The logits of variants with a prefix are those of the library's own attention with the same
+  keys and values given as a cache, real tokens keeping their positions from 0, which is what it computes on other models.
+- DiReFT is saved without its mark and comes back as NoReFT: `logits` are of what comes back, `saved_logits` of what was saved.
+- Variants of AdapterFusion hold several folders, one an adapter and one of the fusion.
 """
 
 import copy
@@ -35,15 +41,25 @@ import transformers
 from adapters import (
     AdapterPlusConfig,
     BnConfig,
+    CompacterConfig,
+    CompacterPlusPlusConfig,
     ConfigUnion,
+    DiReftConfig,
     DoubleSeqBnConfig,
+    DoubleSeqBnInvConfig,
     IA3Config,
     LoRAConfig,
+    LoReftConfig,
+    MAMConfig,
+    NoReftConfig,
     ParBnConfig,
     PrefixTuningConfig,
     SeqBnConfig,
     SeqBnInvConfig,
+    UniPELTConfig,
+    VeraConfig,
 )
+from adapters.composition import Fuse
 
 HERE = Path(__file__).parent
 NAME = "task"  # the adapter's name, part of every key
@@ -86,6 +102,12 @@ class Variant:
     pickle: bool = False
     head: str | None = None  # "static": the model class's own; "flex": add_classification_head; "lm": keep the copy of lm_head
     name: str = NAME
+    fused: tuple[object, ...] = ()  # further adapters "b", "c", ... beside `name`, fused with it
+    noise: float = 0.25
+
+
+def prefixed(length: int, **fields) -> PrefixTuningConfig:
+    return PrefixTuningConfig(prefix_length=length, **fields)
 
 
 VARIANTS = {
@@ -130,6 +152,30 @@ VARIANTS = {
     "seq_bn_inv": Variant("llama", SeqBnInvConfig(reduction_factor=8)),
     "ia3": Variant("llama", IA3Config()),
     "prefix": Variant("llama", PrefixTuningConfig(flat=True, prefix_length=3), edit=convert),
+    "prefix_mlp": Variant("llama", prefixed(3, flat=False, bottleneck_size=6), edit=convert),
+    "compacter": Variant("llama", CompacterConfig(reduction_factor=4)),
+    "compacter_plus_plus": Variant("llama", CompacterPlusPlusConfig(reduction_factor=8, phm_dim=2)),
+    "compacter_own_rules": Variant(
+        "llama", CompacterPlusPlusConfig(reduction_factor=4, phm_dim=2, shared_phm_rule=False, factorized_phm_W=False)
+    ),
+    "compacter_frozen_rule": Variant("llama", CompacterPlusPlusConfig(reduction_factor=4, phm_dim=2, learn_phm=False, phm_rank=2)),
+    "double_seq_bn_inv": Variant("llama", DoubleSeqBnInvConfig(reduction_factor=8)),
+    "bert_seq_bn_inv": Variant("bert", SeqBnInvConfig(reduction_factor=8), head="static"),
+    "ia3_all": Variant("llama", IA3Config(attn_matrices=["q", "k", "v"], output_lora=True, leave_out=[0])),
+    "bert_ia3": Variant("bert", IA3Config(), head="static"),
+    "gpt2_ia3": Variant("gpt2", IA3Config()),
+    "vera": Variant("llama", VeraConfig(r=3, alpha=6, attn_matrices=["q"])),
+    "loreft": Variant("llama", LoReftConfig(r=2, suffix_positions=2)),
+    "loreft_prefix": Variant("llama", LoReftConfig(r=1, layers=[1])),
+    "loreft_tied": Variant("llama", LoReftConfig(r=3, prefix_positions=2, suffix_positions=1, tied_weights=True)),
+    "noreft": Variant("llama", NoReftConfig(r=2, prefix_positions=1, suffix_positions=2)),
+    "direft": Variant("llama", DiReftConfig(r=2, prefix_positions=2, suffix_positions=1)),
+    "mam": Variant("llama", MAMConfig(prefixed(3, bottleneck_size=6), ParBnConfig(reduction_factor=8)), edit=convert),
+    "unipelt": Variant(
+        "llama", UniPELTConfig(prefixed(3, flat=True), SeqBnConfig(reduction_factor=8), LoRAConfig(r=2, alpha=4)), edit=convert
+    ),
+    "fusion": Variant("llama", SeqBnConfig(reduction_factor=8), fused=(SeqBnConfig(reduction_factor=16),)),
+    "bert_fusion": Variant("bert", SeqBnConfig(reduction_factor=8), head="static", fused=(SeqBnConfig(reduction_factor=16),)),
     # GPT-2: fused c_attn of which LoRA covers some of q, k, v; intermediate is c_fc, output c_proj.
     "gpt2_seq_bn": Variant("gpt2", SeqBnConfig(reduction_factor=8)),
     "gpt2_double_seq_bn": Variant("gpt2", DoubleSeqBnConfig(reduction_factor=8)),
@@ -178,13 +224,13 @@ def load_base(variant: Variant) -> torch.nn.Module:
     return model
 
 
-def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+def randomise(model: torch.nn.Module, generator: torch.Generator, noise: float) -> None:
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if parameter.requires_grad:
-                noise = torch.empty_like(parameter).normal_(0.0, 0.25, generator=generator)
+                drawn = torch.empty_like(parameter).normal_(0.0, noise, generator=generator)
                 fresh = "lora_" in path or "adapter_down" in path or "adapter_up" in path
-                parameter.copy_(noise if fresh and "norm" not in path else parameter + noise)
+                parameter.copy_(drawn if fresh and "norm" not in path else parameter + drawn)
 
 
 def inputs(variant: Variant, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -197,6 +243,50 @@ def inputs(variant: Variant, generator: torch.Generator) -> dict[str, torch.Tens
             }
     vocabulary = transformers.AutoConfig.from_pretrained(HERE / variant.base).vocab_size
     return {"input_ids": torch.randint(0, vocabulary, (BATCH, LENGTH), generator=generator)}
+
+
+class GivenPrefix(transformers.DynamicCache):
+    """A cache that puts each layer's prefix before its keys and values, times the gate of its input where there is one."""
+
+    def __init__(self, states: list[tuple[torch.Tensor, torch.Tensor]]):
+        super().__init__()
+        self.states, self.gates = states, {}
+
+    def update(self, keys, values, layer, kwargs=None):
+        gate = self.gates.get(layer)  # [B, 1 or 2]
+        k, v = (state.expand(keys.shape[0], *state.shape[1:]) for state in self.states[layer])
+        if gate is not None:
+            k, v = k * gate[:, :1, None, None], v * gate[:, -1:, None, None]
+        return torch.cat([k, keys], dim=-2), torch.cat([v, values], dim=-2)
+
+
+def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """Logits; with a prefix, as said above."""
+    attentions = [m for m in model.modules() if name in getattr(getattr(m, "prefix_tuning", None), "prefixes", ())]
+    if not attentions:
+        return model(**batch).logits
+    states = attentions[0].prefix_tuning.pool.prefix_tunings[name](1)["self_prefix"]
+    cache = GivenPrefix([(state[0], state[1]) for state in states])
+    length = batch["input_ids"].shape[1]
+    prefix = states[0][0].shape[-2]
+    hooks = []
+    for layer, attention in enumerate(attentions):
+        if name in attention.prefix_tuning.prefix_gates:
+
+            def take(module, args, kwargs, layer=layer):
+                hidden = kwargs["hidden_states"]
+                cache.gates[layer] = torch.sigmoid(module.prefix_tuning.prefix_gates[name](hidden)).mean(dim=1)
+
+            hooks.append(attention.register_forward_pre_hook(take, with_kwargs=True))
+    mask = torch.cat([torch.ones(length, prefix), torch.ones(length, length).tril()], dim=-1)
+    mask = torch.where(mask == 1, 0.0, torch.finfo(torch.float32).min)[None, None].expand(batch["input_ids"].shape[0], 1, -1, -1)
+    logits = model(
+        input_ids=batch["input_ids"], position_ids=torch.arange(length)[None], cache_position=torch.arange(length), attention_mask=mask,
+        past_key_values=cache,
+    ).logits  # fmt: skip
+    for hook in hooks:
+        hook.remove()
+    return logits
 
 
 def make(name: str, variant: Variant, seed: int) -> None:
@@ -215,25 +305,50 @@ def make(name: str, variant: Variant, seed: int) -> None:
         model.add_classification_head(variant.name, num_labels=3)
     model.add_adapter(variant.name, config=copy.deepcopy(variant.config))
     model.train_adapter(variant.name)
+    names = [variant.name, *"bcd"[: len(variant.fused)]]
+    if variant.fused:
+        for other, config in zip(names[1:], variant.fused, strict=True):
+            model.add_adapter(other, config=copy.deepcopy(config))
+            model.train_adapter(other)
+            randomise(model, generator, variant.noise)
+        model.add_adapter_fusion(names)
+        model.train_adapter_fusion(Fuse(*names))
     model.eval()
-    randomise(model, generator)
+    randomise(model, generator, variant.noise)
     with torch.no_grad():
-        in_memory = model(**batch).logits
-    model.save_adapter(folder, variant.name, with_head=variant.head is not None, use_safetensors=safe and variant.edit is not convert)
+        in_memory = forward(model, batch, variant.name)
+    with_head = variant.head is not None
+    if variant.fused:
+        for one in names:
+            model.save_adapter(folder / one, one, with_head=False, use_safetensors=safe)
+        model.save_adapter_fusion(folder / "fusion", names, use_safetensors=safe)
+        if with_head:
+            model.save_head(folder / "fusion", use_safetensors=safe)
+    else:
+        model.save_adapter(folder, variant.name, with_head=with_head, use_safetensors=safe and variant.edit is not convert)
     if variant.edit:
         variant.edit(folder)
-    for file in folder.glob("*.json"):
+    for file in folder.rglob("*.json"):
         file.write_text(file.read_text().replace(str(HERE / variant.base), variant.base))
 
-    fresh = load_base(variant)
-    fresh.load_adapter(str(folder), set_active=True, with_head=variant.head in ("static", "flex"), use_safetensors=safe)
+    fresh, load_head = load_base(variant), variant.head in ("static", "flex")
+    if variant.fused:
+        for one in names:
+            fresh.load_adapter(str(folder / one), with_head=False, use_safetensors=safe)
+        fresh.load_adapter_fusion(str(folder / "fusion"), set_active=True, use_safetensors=safe)
+        if load_head:
+            fresh.load_head(str(folder / "fusion"), use_safetensors=safe)
+    else:
+        fresh.load_adapter(str(folder), set_active=True, with_head=load_head, use_safetensors=safe)
     with torch.no_grad():
-        loaded = fresh.eval()(**batch).logits
+        loaded = forward(fresh.eval(), batch, variant.name)
+    more = {"saved_logits": in_memory.numpy()} if (loaded - in_memory).abs().max() > 1e-3 else {}
     np.savez_compressed(
         folder / "golden.npz",
         base=np.array(variant.base),
         tokens=batch["input_ids"].numpy().astype(np.int32),
         logits=loaded.numpy(),
+        **more,
         **{key: batch[key].numpy().astype(np.int32) for key in batch if key != "input_ids"},
         versions=np.array([f"torch {torch.__version__}", f"transformers {transformers.__version__}", f"adapters {adapters.__version__}"]),
     )
