@@ -62,6 +62,7 @@ NUMBERS = [*reversed(range(len(NAMES))), -1] * SHARED_BY
 IDS = tokens(len(NUMBERS), 3)
 
 
+@pytest.mark.slow  # compiles each adapter alone: fifteen seconds
 @pytest.mark.parametrize("rows", [len(NAMES) + 1, len(NUMBERS)], ids=["picked", "pooled"])
 def test_each_row_is_that_of_its_adapter_alone(rows):
     got = mixed(bank(*NAMES), IDS[:rows], NUMBERS[:rows])

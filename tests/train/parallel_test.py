@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # compiles five steps for eight virtual devices: thirty-five seconds
+
 HOWS = {
     "alone": {"devices": 1, "data": 1}, "eight": {"data": 8}, "mesh": {"data": 4, "model": 2}, "pieces": {"data": 8, "accumulate": 2},
     "pmap": {"parallel": "pmap", "data": 8},
