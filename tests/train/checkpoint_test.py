@@ -243,6 +243,8 @@ def test_a_state_resumes_on_other_shardings(tmp_path):
         target = dict.fromkeys(["rows", "both", "all"], jax.ShapeDtypeStruct((8, 8), jnp.float32))
         step, arrays = checkpoints.restore(target)
     assert all(np.array_equal(array, np.arange(64.0).reshape(8, 8)) for array in arrays.values())
+
+
 @pytest.mark.slow  # starts several processes: ten seconds
 def test_killed_at_any_moment_only_complete_checkpoints_are_seen(tmp_path):
     # The driver forks before JAX starts its threads: each child is a process of its own without the seconds of

@@ -102,6 +102,8 @@ def test_forgetting_without_an_evaluation_before_is_against_the_base(finished, t
     result = json.loads((run(config, tmp_path) / "result.json").read_text())
     expected = json.loads((finished / "result.json").read_text())["evaluations"][-1]["forgetting"]
     assert result["evaluations"][-1]["forgetting"] == expected != 0.0
+
+
 @pytest.mark.slow  # a whole run
 def test_pmap_runs_from_config_to_report(finished, tiny, tmp_path):
     config = tiny_config(tiny)
@@ -135,6 +137,8 @@ def test_before_training_the_base_itself_is_measured(tiny, tmp_path):
 
 def command(config: Path, workdir: Path) -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / "train.py"), f"--config={config}", f"--workdir={workdir}"]
+
+
 @pytest.mark.slow  # starts the script several times: forty seconds
 def test_killed_at_any_moment_the_same_command_goes_on_bit_for_bit(tiny, tmp_path):
     """Killed three times by SIGKILL, each time a little further on; the losses equal those of a run never stopped."""

@@ -40,6 +40,8 @@ def test_the_layers_below_get_no_backward_pass():
 
     assert scans(whole) == 2  # forwards and backwards
     assert scans(found) == 3  # below: forwards; above: forwards and backwards
+
+
 @pytest.mark.slow  # compiles for ten seconds
 def test_bfloat16_computes_and_float32_learns():
     """bfloat16 base and activations, float32 masters; the loss is that of float32 to the precision of bfloat16."""

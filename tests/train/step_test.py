@@ -9,6 +9,8 @@ from tiny import train_batch
 
 from peftjax.nn.tree import flatten
 from peftjax.peft import pfeiffer
+
+
 @pytest.mark.slow  # compiles for ten seconds
 def test_accumulated_pieces_make_the_step_of_the_whole_batch():
     batch = train_batch(8, seed=0)
