@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Wrapping, dense
+from peftjax.nn.kernels import Kernel, Wrapping, dense
 from peftjax.nn.tree import put
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import Draw
@@ -29,6 +29,10 @@ class Delta(Wrapping):
     def delta(self) -> jax.Array:
         """ΔW [in, out] float32; with a leading L outside the scanned body."""
         raise TypeError(f"{type(self).__name__} has no dense form")
+
+    def factors(self) -> tuple[jax.Array, jax.Array] | None:
+        """(a [R, in], b [R, out]) with ΔW = aᵀb, float32, where ΔW is of low rank whatever the values are; None where it is not."""
+        return None
 
     def change(self, x: jax.Array) -> jax.Array:
         """x ΔW: x [..., in] -> [..., out], in x's dtype. Where this is not given anew, ΔW is formed, one layer at a time."""
@@ -54,3 +58,10 @@ def wrap(
     for target in select(params, targets, layers, names=("kernel",)):
         params = put(params, target.path, make(target, Draw(key, f"{target.logical}/{name}", target.layers)))
     return params
+
+
+def weight_under(kernel: Any) -> Any:
+    """The weight below all adapters of a kernel: what an update that multiplies it reads, whichever was attached first."""
+    while isinstance(kernel, Kernel) and hasattr(kernel, "name"):
+        kernel = kernel.base
+    return kernel

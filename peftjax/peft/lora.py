@@ -64,6 +64,9 @@ class LoRA(Wrapping):
         base = dense(self.base)
         return (base.astype(jnp.float32) + low_rank.whole(self.a, self.b, self.scale)).astype(base.dtype)
 
+    def factors(self):
+        return self.a, self.b * self.scale[..., None, None]
+
     def merged_bias(self):
         below = super().merged_bias()
         if self.bias is None:
