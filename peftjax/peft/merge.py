@@ -16,6 +16,7 @@ from peftjax.nn.kernels import Entry, Kernel, Tied, dense
 from peftjax.nn.quant import Quantised
 from peftjax.nn.shared import STORE, SharedValue, fill, is_shared
 from peftjax.nn.tree import get, put, walk
+from peftjax.peft.anneal import behind_kernels
 from peftjax.peft.attach import activate, adapters, names_in
 from peftjax.peft.certificate import USUAL, Budget, Certificate, Drift, Logits, Sample, certify
 from peftjax.peft.requantise import requantise
@@ -91,12 +92,14 @@ def quantised_under(value: Any) -> Quantised | None:
 
 
 def _chosen(params: dict, names: Iterable[str] | None, strict: bool) -> dict:
-    """The tree with the named adapters alone."""
-    params = activate(params, adapters(params) if names is None else names)
+    """The tree with the named adapters alone, linear bottlenecks behind the weight that they are a part of."""
+    params, reasons = behind_kernels(activate(params, adapters(params) if names is None else names))
     stuck = [path for path, value in walk(params) if isinstance(value, Entry) and not isinstance(value, SharedValue)]
     if stuck and strict:
+        why = "; ".join(f"{path}: {reasons[path]}" for path in stuck if path in reasons)
         raise TypeError(
             f"{', '.join(stuck)}: a network at a site has no dense weight to be merged into; merge(strict=False) keeps it beside"
+            f"{f' ({why})' if why else ''}"
         )
     return params
 

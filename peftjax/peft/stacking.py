@@ -107,6 +107,11 @@ def _bottlenecks(tree: dict, number: int) -> Iterator[tuple[Form, Part]]:
                 f"adapter {number} has {type(value).__name__} {value.name!r} at {path}; a bank holds LoRA and bottlenecks. "
                 "Use that adapter alone"
             )
+        if value.gate is not None or value.annealed is not None:
+            what = "gated" if value.gate is not None else "annealed"
+            raise TypeError(
+                f"adapter {number} has a bottleneck {value.name!r} at {path} that is {what}, for which a bank has no place. Use it alone"
+            )
         names = sorted({entry.name for there, _, entry in found if there == site})
         norms = (value.norm_before is not None, value.norm_after is not None)
         form = Form(site, names.index(value.name), value.activation, value.reads, *norms)

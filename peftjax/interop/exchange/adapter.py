@@ -4,7 +4,7 @@
             pieces={"blocks/0/attn/q/kernel": Piece("LoRA", {"a": [R, in], "b": [R, out], "scale": []}),
                     "blocks/1/attn/q/kernel": Piece("LoRA", {...})})
 
-A piece is one node or entry of one layer: its class, and its arrays without the layer axis. Neither the adapter's name nor the way
+A piece is one node or entry of one layer, or a value that layers share (`shared/vera/a`): its class, and its arrays without the layer axis. Neither the adapter's name nor the way
 the stack is cut is in it, so that an adapter fits any cut and is named when it is inserted:
 
     adapter = extract(params, methods)          tree -> adapter
@@ -22,12 +22,13 @@ import numpy as np
 
 from peftjax.interop.exchange.tensors import trimmed
 from peftjax.nn.kernels import Entry, Kernel
+from peftjax.nn.shared import STORE, SharedValue, is_shared
 from peftjax.nn.tree import place, put, walk
 from peftjax.peft.attach import adapters, attach
 
 LISTED = 20
 # What attaching finds again from the method's own settings and the base; everything else of a node is stored.
-_NOT_STORED = ("base", "dropout", "squares", "settled")
+_NOT_STORED = ("base", "dropout", "stochastic_depth", "squares", "settled")
 
 
 class Piece(NamedTuple):
@@ -85,7 +86,7 @@ def extract(params: dict, methods: Sequence[Any], name: str | None = None, **abo
                 if key in pieces:
                     raise ValueError(f"two nodes of adapter {name!r} stand at {key}: it can be stored only as two adapters of two names")
                 # Padding says how the stack is cut, and would not fit where a layer has a stack of its own.
-                pieces[key] = Piece(type(node).__name__, trimmed(arrays) if getattr(node, "ranked", ()) else arrays)
+                pieces[key] = Piece(type(node).__name__, trimmed(arrays, node.ranked) if getattr(node, "ranked", ()) else arrays)
     return Adapter(tuple(method for method in methods if method.name == name), pieces, **about)
 
 
@@ -121,8 +122,11 @@ def digest(adapter: Adapter) -> str:
 
 
 def _nodes(path: str, value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """(path of the piece, node) of those nodes at a path that belong to the adapter."""
-    if isinstance(value, Entry) and value.name == name:
+    """(path of the piece, node) of those nodes at a path that belong to the adapter. Of what layers share, the path is without its name."""
+    if isinstance(value, SharedValue):
+        if value.name == name:
+            yield path.replace(f"{STORE}/{name}/", f"{STORE}/", 1), value
+    elif isinstance(value, Entry) and value.name == name:
         yield path.rpartition("/")[0], value
     while isinstance(value, Kernel):
         if getattr(value, "name", None) == name:
@@ -133,7 +137,7 @@ def _nodes(path: str, value: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _stored(node: Any) -> dict[str, Any]:
     """The leaves of a node that are stored, by field."""
     leaves = {field: getattr(node, field) for field in node.array_fields if field not in _NOT_STORED}
-    return {field: leaf for field, leaf in leaves.items() if leaf is not None}
+    return {field: leaf for field, leaf in leaves.items() if leaf is not None and not is_shared(leaf)}
 
 
 def _keys(path: str, node: Any) -> list[tuple[int | None, str]]:
