@@ -7,6 +7,7 @@ A method's file has a node derived from `Delta`, which says what ΔW is (and how
 cheaper), and a frozen dataclass whose `attach` puts it around the chosen kernels by `wrap`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Kernel, Wrapping, dense
+from peftjax.nn.shared import is_shared
 from peftjax.nn.tree import put
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import Draw
@@ -40,6 +42,12 @@ class Delta(Wrapping):
 
     def around(self, x, product, key=None):
         return product(x) + self.change(drop(x, self.dropout, key, self.name))
+
+    def off(self):
+        own = {field: getattr(self, field) for field in self.trainable if getattr(self, field) is not None}
+        if any(map(is_shared, own.values())):
+            raise TypeError(f"{type(self).__name__} is off where its values are zero, and all layers share them")
+        return dataclasses.replace(self, **{field: jnp.zeros_like(value) for field, value in own.items()})
 
     def merge(self):
         base = dense(self.base)

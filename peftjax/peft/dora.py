@@ -70,6 +70,10 @@ class DoRA(Wrapping):
         x = _scaled(x, self.lengths())
         return attend(x, self.base, key) + low_rank.back(x, self.a, self.b, self.scale)
 
+    def off(self):
+        settled = None if self.settled is None else jnp.where(self.squares > 0, 1.0, 0.0)
+        return dataclasses.replace(self, magnitude=jnp.sqrt(self.squares), scale=jnp.zeros_like(self.scale), settled=settled)
+
     def merge(self):
         if self.a.ndim > 2:
             return jax.lax.map(DoRA.merge, self)

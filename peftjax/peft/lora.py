@@ -60,6 +60,9 @@ class LoRA(Wrapping):
     def attend(self, x, key=None):
         return attend(x, self.base, key) + low_rank.back(x, self.a, self.b, self.scale)
 
+    def off(self):
+        return dataclasses.replace(self, scale=jnp.zeros_like(self.scale))
+
     def merge(self):
         base = dense(self.base)
         return (base.astype(jnp.float32) + low_rank.whole(self.a, self.b, self.scale)).astype(base.dtype)

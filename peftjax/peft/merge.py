@@ -108,7 +108,7 @@ def _folded(params: dict, fold: Callable[[str, Kernel], Any]) -> dict:
     """The tree with `fold(path, node)` in the place of each node of an adapter."""
     for path, value in list(walk(params)):
         if isinstance(value, Kernel) and (names_in(value) or isinstance(value, Tied)):  # a head left alone by an adapted embedding
-            value = fill(value, params.get(STORE, {}))
+            value = fill(value, params.get(STORE, {}), value.shape[0] if len(value.shape) > 2 else None)
             try:
                 params = put(params, path, fold(path, value))
             except TypeError as error:

@@ -49,6 +49,10 @@ class Trained(Kernel):
     def attend(self, x, key=None):
         return attend(x, self.value)
 
+    def off(self):
+        there = jnp.zeros_like(self.value) if self.base is None else dense(self.base).astype(self.value.dtype)
+        return dataclasses.replace(self, value=there)
+
     def merge(self):
         return self.value.astype(self.dtype)
 
