@@ -68,8 +68,8 @@ def hold(
 
 
 def fill(tree: Any, store: dict, layers: int | None = None) -> Any:
-    """The tree with the values of `store`, a tree's `shared`, in the place of each `Shared`. layers: of the nodes in it, outside the scanned
-    body.
+    """The tree with the values of `store`, a tree's `shared`, in the place of each `Shared`. layers: of the nodes in it, outside the
+    scanned body.
 
     Raises:
         KeyError: the store holds nothing at that path.

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Kernel, Wrapping, dense
-from peftjax.nn.shared import is_shared
 from peftjax.nn.tree import put
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import Draw
@@ -45,8 +44,6 @@ class Delta(Wrapping):
 
     def off(self):
         own = {field: getattr(self, field) for field in self.trainable if getattr(self, field) is not None}
-        if any(map(is_shared, own.values())):
-            raise TypeError(f"{type(self).__name__} is off where its values are zero, and all layers share them")
         return dataclasses.replace(self, **{field: jnp.zeros_like(value) for field, value in own.items()})
 
     def merge(self):
