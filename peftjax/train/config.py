@@ -33,10 +33,11 @@ SMOLLM2 = (
 
 
 def methods(*specifications: Any) -> list[ConfigDict]:
-    """Methods as the data a config holds: `config.peft = methods(lora(rank=8), pfeiffer(size=64))`."""
+    """Methods as the data a config holds: `config.peft = methods(lora(rank=8), pfeiffer(size=64))`; a list of them, as a union is, counts
+    as its members."""
+    flat = [one for each in specifications for one in (each if isinstance(each, list | tuple) else [each])]
     return [
-        ConfigDict({name: placeholder(object) if value is None else value for name, value in to_data(method).items()})
-        for method in specifications
+        ConfigDict({name: placeholder(object) if value is None else value for name, value in to_data(method).items()}) for method in flat
     ]
 
 
@@ -113,7 +114,7 @@ def check(config: ConfigDict) -> None:
         raise ValueError("config.base.quantise is a mapping, which a config does not keep in order, and the first rule that fits counts; "
                          f"write text or pairs: {','.join(f'{target}={form}' for target, form in config.base.quantise.items())!r}")
     as_rules(config.base.quantise)
-    config.peft = [method if isinstance(method, ConfigDict) else methods(method)[0] for method in config.peft]
+    config.peft = [one for method in config.peft for one in ([method] if isinstance(method, ConfigDict) else methods(method))]
     unknown = _unknown(config.to_dict(), default_config().to_dict(), "")
     if unknown:
         raise ValueError("; ".join(unknown))
