@@ -1,7 +1,7 @@
 """Attention in blocks of queries, with a backward pass of its own that keeps no scores (after 2205.14135, 2022).
 
     forward   of block i:  P = exp(S - lse),  S = q_i K^T,  o_i = P V           keeps o [B, T, H, K] and lse [B, G, H/G, T]
-    backward  of block i:  P anew from lse;  dV += P^T do_i;  dS = P (do_i V^T - sum(do_i o_i));  dq_i = dS K;  dK += dS^T q_i
+    backward  of block i:  P anew from lse;  dV += P^T do_i;  dS = P (do_i V^T - sum(do_i o_i) + dlse_i);  dq_i = dS K;  dK += dS^T q_i
 
 A causal block reads only the keys before its end, so that nearly half of the square is never computed. A block's scores are all that is
 ever alive of [T, T]: B H block T numbers. Products are batched over [B, G], with the H/G heads of a group as rows, in layouts that the
@@ -26,6 +26,11 @@ KEPT = "attention"  # the name, for checkpoint policies, of what the forward pas
 
 def attend_blocks(q, k, v, sight: Sight, *, scale: float, softcap: float | None = None, block: int | None = None):
     """q [B, T, H, K], k and v [B, T, G, K] -> [B, T, H, K]; the softmax is computed in float32."""
+    return attend_with_sums(q, k, v, sight, scale=scale, softcap=softcap, block=block)[0]
+
+
+def attend_with_sums(q, k, v, sight: Sight, *, scale: float, softcap: float | None = None, block: int | None = None):
+    """The same, and the logarithm of what the softmax divides by, [B, G, H/G, T] float32: what is needed to go on with further keys."""
     length = q.shape[1]
     if block is None:
         block = max(BLOCK, -(-length // MOST // BLOCK) * BLOCK)
@@ -34,7 +39,7 @@ def attend_blocks(q, k, v, sight: Sight, *, scale: float, softcap: float | None 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _attend(q, k, v, sight, scale, softcap, block):
-    return _forward(q, k, v, sight, scale, softcap, block)[0]
+    return _forward(q, k, v, sight, scale, softcap, block)
 
 
 def _forward(q, k, v, sight, scale, softcap, block):
@@ -55,15 +60,15 @@ def _forward(q, k, v, sight, scale, softcap, block):
 def _attend_forward(q, k, v, sight, scale, softcap, block):
     out, lse = _forward(q, k, v, sight, scale, softcap, block)
     out, lse = checkpoint_name(out, KEPT), checkpoint_name(lse, KEPT)
-    return out, (q, k, v, sight, out, lse)
+    return (out, lse), (q, k, v, sight, out, lse)
 
 
-def _attend_backward(scale, softcap, block, kept, dout):
-    q, k, v, sight, out, lse = kept
+def _attend_backward(scale, softcap, block, kept, cotangents):
+    (q, k, v, sight, out, lse), (dout, dlse) = kept, cotangents
     groups = k.shape[2]
     queries, keys, values = _grouped(q * scale, groups), jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     douts = _grouped(dout, groups)
-    delta = jnp.sum(douts.astype(jnp.float32) * _grouped(out, groups).astype(jnp.float32), axis=-1)
+    delta = jnp.sum(douts.astype(jnp.float32) * _grouped(out, groups).astype(jnp.float32), axis=-1) - dlse
     dqueries, dkeys, dvalues = [], jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32)
     for start, stop, seen in _blocks(q.shape[1], block, sight):
         query, dout = queries[:, :, :, start:stop], douts[:, :, :, start:stop]

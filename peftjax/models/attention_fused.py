@@ -1,6 +1,7 @@
 """Attention by the accelerators' own kernels: cuDNN's flash attention on GPU, splash attention on TPU (both after 2307.08691, 2023).
 
-Neither knows shared prefixes (`Sight.until`); where a kernel does not fit, `peftjax.models.attention` falls back on blocks.
+Neither knows shared prefixes (`Sight.until`); where a kernel does not fit, `peftjax.models.attention` falls back on blocks. Keys and values
+before the sequence (`peftjax.nn.context`) are further columns to cuDNN, unless they have gates; splash attention has no place for them.
 """
 
 import functools
@@ -9,26 +10,41 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.models.sight import Sight
+from peftjax.nn.context import KeysValues
 
 LANES = 128  # splash attention works on whole lanes of a TPU's vector unit
 
 
-def cudnn_fits(q, sight: Sight, softcap: float | None) -> bool:
-    """cuDNN: float16 or bfloat16, head sizes that are multiples of 8 up to 128, no soft-cap, no shared prefixes."""
+def cudnn_fits(q, sight: Sight, softcap: float | None, before: KeysValues | None = None) -> bool:
+    """cuDNN: float16 or bfloat16, head sizes that are multiples of 8 up to 128, no soft-cap, no shared prefixes, no gates."""
     size = q.shape[-1]
-    return q.dtype in (jnp.float16, jnp.bfloat16) and size % 8 == 0 and size <= 128 and softcap is None and sight.until is None
+    gated = before is not None and (before.key_gate is not None or before.value_gate is not None)
+    fits = q.dtype in (jnp.float16, jnp.bfloat16) and size % 8 == 0 and size <= 128
+    return fits and softcap is None and sight.until is None and not gated
 
 
-def attend_cudnn(q, k, v, sight: Sight, scale: float):
+def attend_cudnn(q, k, v, sight: Sight, scale: float, before: KeysValues | None = None, implementation: str = "cudnn"):
     """q [B, T, H, K], k and v [B, T, G, K] -> [B, T, H, K]."""
-    mask = sight.mask(0, q.shape[1], q.shape[1])[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation="cudnn")
+    mask = sight.mask(0, q.shape[1], q.shape[1])
+    if before is not None:
+        k, v, mask = with_columns(k, v, mask, before)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale, implementation=implementation)
+
+
+def with_columns(k, v, mask, before: KeysValues):
+    """k and v [B, T, G, K] and mask [B, T, T] with P columns more before them."""
+    shape = (k.shape[0], before.k.shape[-3], *k.shape[2:])
+    seen = jnp.ones(shape[:2], bool) if before.seen is None else before.seen
+    seen = jnp.broadcast_to(seen if seen.ndim == 3 else seen[:, None], (*mask.shape[:2], shape[1]))
+    keys, values = (jnp.concatenate([jnp.broadcast_to(x, shape), y], axis=1) for x, y in ((before.k, k), (before.v, v)))
+    return keys, values, jnp.concatenate([seen, mask], axis=-1)
 
 
 def splash_fits(q, sight: Sight) -> bool:
-    """Splash: lengths that are multiples of 128, a causal mask with no window or one known when compiling, no shared prefixes."""
+    """Splash: lengths that are multiples of 128, a causal mask with no window or one known when compiling, no shared prefixes, no virtual
+    tokens."""
     static = sight.window is None or isinstance(sight.window, int)
-    return q.shape[1] % LANES == 0 and sight.until is None and sight.causal and static
+    return q.shape[1] % LANES == 0 and sight.until is None and sight.causal and static and not sight.first
 
 
 def attend_splash(q, k, v, sight: Sight, scale: float, softcap: float | None = None, interpret: bool = False):

@@ -16,8 +16,11 @@ Layers may differ in what they see: with a window in some of them only, masks an
 the kind is scanned over with the layers.
 
 Layers are scanned, or unrolled, or cut into scanned segments; the head is apart from the trunk (`hidden`, `logits`), so that a loss
-asks for logits only where it needs them. The model reads kernels through `dot` and passes values through named sites; it knows no
-fine-tuning method.
+asks for logits only where it needs them. The model reads kernels through `dot`, passes values through named sites and sees the context that
+the tree holds (`peftjax.nn.context`); it knows no fine-tuning method.
+
+Virtual tokens see each other only. So one copy of them stands before each line and serves all its segments, and each row's own tokens count
+their positions from behind them; what the trunk makes of them is dropped. With a cache, `begin` writes them into the first slots.
 
 Axes: B batch, T tokens, S cache slots, D width, H heads, G key/value heads, K head size, L layers, V vocabulary.
 """
@@ -28,12 +31,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from peftjax.models.attention import Cache, attend, attend_causally, attention_mask
+from peftjax.models.attention import Cache, CacheSight, attend, attend_causally
 from peftjax.models.config import DecoderConfig
 from peftjax.models.rope import rotary_angles, rotate
 from peftjax.models.sight import Sight
 from peftjax.models.stack import scanned, segment_spans
-from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNorm, linears, optional
+from peftjax.nn.context import PROMPT, embeddings, keys_values, shift, virtual_tokens
+from peftjax.nn.layers import ACTIVATIONS, Embed, Head, LayerNorm, Linear, RMSNorm, dropout_key, linears, optional
 from peftjax.nn.shared import STORE
 from peftjax.nn.sites import Tokens, site
 from peftjax.nn.tree import stack_name
@@ -49,13 +53,14 @@ def norm(config: DecoderConfig, name: str | None = None) -> nn.Module:
 class Attention(nn.Module):
     """Grouped-query attention over h [B, T, D]; returns ([B, T, D], the cache's keys and values with the new ones written, or None).
 
-    `seen` is a `Sight`, or with a cache the mask [B, T, S]; `cached` is (k, v [L, B, G, S, K], layer, slot).
+    `seen` is a `Sight`, or with a cache the mask [B, T, S]; `cached` is (k, v [L, B, G, S, K], layer, slot); `tokens` is for what stands
+    before the sequence.
     """
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, h, angles, seen, cached):
+    def __call__(self, h, angles, seen, cached, tokens):
         c = self.config
         batch, length = h.shape[:2]
         widths = {"q": c.heads * c.head_size, "k": c.kv_heads * c.head_size, "v": c.kv_heads * c.head_size}
@@ -67,6 +72,7 @@ class Attention(nn.Module):
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         how = {"scale": None if c.query_scalar is None else c.query_scalar**-0.5, "softcap": c.attention_softcap}
+        how["before"] = keys_values(self, h, tokens, c.kv_heads, c.head_size)
         if cached is None:
             out = attend(q, k, v, seen, **how)
         else:
@@ -102,7 +108,7 @@ class Block(nn.Module):
     """One layer: (x [B, T, D], cached keys and values [L, B, G, S, K] or None) -> (the same, None), in the form that `nn.scan` wants.
 
     `views` is (rotary angles, window), or both stacked over the kinds of layers, of which this one is number `kind`; `sight` lacks the
-    window, or is (segments of the queries, segments of the slots, first slot) with a cache. `tokens` is for the sites.
+    window, or is a `CacheSight`. `tokens` is for the sites.
     """
 
     config: DecoderConfig
@@ -115,9 +121,9 @@ class Block(nn.Module):
         if cache is None:
             seen, cached = sight.replace(window=window if kind is not None else self._window()), None
         else:
-            seen, cached = attention_mask(*sight, window), (*cache, layer, sight[2])
+            seen, cached = sight.mask(window), (*cache, layer, sight.slot)
         h = site(self, "attn_in", norm(c, "attn_norm")(x), residual=x, tokens=tokens)
-        u, cache = Attention(c, name="attn")(h, angles, seen, cached)
+        u, cache = Attention(c, name="attn")(h, angles, seen, cached, tokens)
         u = norm(c, "attn_post_norm")(u) if c.post_norms else u
         x = x + site(self, "attn_out", u, residual=x, normed=h, tokens=tokens)
         h = site(self, "mlp_in", norm(c, "mlp_norm")(x), residual=x, tokens=tokens)
@@ -175,38 +181,81 @@ class Decoder(nn.Module):
         Args:
             tokens: ids.
             segments: [B, T] int; a token sees earlier tokens of its own segment only, and 0 is padding. Default: all 1.
-            positions: [B, T] int; must restart in each segment. Default: counted within each segment.
+            positions: [B, T] int from 0; must restart in each segment. Default: counted within each segment.
             until: [B, T] int, of lines with shared prefixes (`peftjax.models.sight`), which need `positions` and have no cache.
             cache: keys and values of earlier tokens; the new ones are written at its next free slots.
+
+        Raises:
+            ValueError: shared prefixes without positions or with a cache, or a cache that lacks the virtual tokens of the tree.
         """
-        c = self.config
         segments = jnp.ones_like(tokens) if segments is None else segments
         if until is not None and (positions is None or cache is not None):
             raise ValueError("lines with shared prefixes need positions, and cannot go on from a cache")
+        first = virtual_tokens(optional(self, PROMPT))
+        if cache is not None and cache.first != first:
+            raise ValueError(f"the tree holds {first} virtual tokens and the cache {cache.first}; begin an empty cache with Decoder.begin")
         if positions is None:
-            seen = 0 if cache is None else jnp.sum(cache.segments[:, :, None] == segments[:, None, :], axis=1)
+            seen = 0 if cache is None else jnp.sum(cache.segments[:, None, first:] == segments[:, :, None], axis=2)
             positions = count_within(segments) + seen
-        if cache is None:
-            sight, cached = Sight(segments, positions, until), None
-        else:
+        x, own = self.embed(tokens), Tokens(positions, segments)
+        if cache is not None:
+            there = cache.segments[:, :first] > 0
             slots = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.used, axis=1)
-            sight, cached = (segments, slots, cache.used), (cache.k, cache.v)
-        views, kinds = self._views(positions)
+            places = positions + jnp.sum(there, axis=1, keepdims=True)
+            sight = CacheSight(segments, places, slots, cache.used, first)
+            x, written = self._trunk(x, sight, own, (cache.k, cache.v))
+            cache = Cache(*written, slots, cache.used + tokens.shape[1], first)
+        elif not first:
+            x, _ = self._trunk(x, Sight(segments, positions, until), own)
+        else:
+            virtual, there = embeddings(self.get_variable("params", PROMPT), tokens.shape[0], x.dtype, dropout_key(self))
 
-        x = self.embed(tokens)
+            def behind(front, rest):
+                return jnp.concatenate([jnp.broadcast_to(front, (*there.shape, *rest.shape[2:])).astype(rest.dtype), rest], axis=1)
+
+            places = behind(_places(there), positions + jnp.sum(there, axis=1, keepdims=True))
+            until = None if until is None else behind(first + tokens.shape[1], until + first)
+            sight = Sight(behind(there, segments), places, until, first=first)
+            x, _ = self._trunk(behind(virtual, x), sight, Tokens(behind(0, positions), behind(0, segments)))
+            x = x[:, first:]
+        return site(self, "final_out", self.final_norm(x), tokens=own), cache
+
+    def begin(self, cache: Cache) -> Cache:
+        """An empty cache with the virtual tokens of the tree in its first slots; the cache itself where the tree holds none.
+
+        Raises:
+            ValueError: fewer slots than virtual tokens.
+        """
+        entries = optional(self, PROMPT)
+        if entries is None:
+            return cache
+        batch, slots = cache.segments.shape
+        x, there = embeddings(entries, batch, self.dtype, None)
+        if there.shape[1] > slots:
+            raise ValueError(f"a cache of {slots} slots has no room for {there.shape[1]} virtual tokens")
+        segments = there.astype(jnp.int32)
+        held = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, 0, axis=1)
+        sight = CacheSight(segments, _places(there), held, jnp.int32(0), there.shape[1])
+        nowhere = jnp.zeros_like(segments)
+        _, written = self._trunk(x, sight, Tokens(nowhere, nowhere), (cache.k, cache.v))
+        return Cache(*written, held, jnp.int32(there.shape[1]), there.shape[1])
+
+    def _trunk(self, x, sight, tokens: Tokens, cached=None):
+        """Embeddings [B, T, D] -> (what comes out of the last block, the cache's keys and values with the new ones written). Rotary angles
+        and learned positions are of `sight`, behind what stands before the sequence; `tokens` is for the sites."""
+        c, by = self.config, shift(self.variables.get("params", {}), x.shape[0])
+        positions = sight.positions + (by if isinstance(by, int) else by[:, None])
+        views, kinds = self._views(positions)
         if c.embedding_scale != 1.0:
             x = x * jnp.asarray(c.embedding_scale, x.dtype)
         if c.learned_positions:  # padding is kept inside the table: a row beyond it is not a number
-            x = x + self.pos_embed(jnp.where(segments > 0, positions, 0))
-        which = Tokens(positions, segments)
-        carry = (site(self, "embed_out", x, tokens=which), cached)
+            x = x + self.pos_embed(jnp.where(sight.segments > 0, positions, 0))
+        carry = (site(self, "embed_out", x, tokens=tokens), cached)
         for start, stop in self.spans:
             kind = None if kinds is None else kinds[start:stop]
             layers = None if cached is None else jnp.arange(start, stop)
-            carry, _ = getattr(self, stack_name(start, stop, c.layers))(carry, views, sight, which, kind, layers)
-        x, cached = carry
-        x = site(self, "final_out", self.final_norm(x), tokens=which)
-        return x, None if cache is None else Cache(*cached, slots, cache.used + tokens.shape[1])
+            carry, _ = getattr(self, stack_name(start, stop, c.layers))(carry, views, sight, tokens, kind, layers)
+        return carry
 
     def logits(self, hidden):
         """The head: hidden [..., D] -> logits [..., V], in the dtype of `hidden`."""
@@ -234,6 +283,11 @@ def unrolled(model: Decoder, params: dict) -> tuple[Decoder, dict]:
     """
     segments = (1,) * model.config.layers
     return model.clone(segments=segments), cut(params, model.config, segments)
+
+
+def _places(there):
+    """Positions of the virtual tokens of each row: there bool [B, P] -> int32 [B, P]."""
+    return jnp.cumsum(there, axis=1) - there
 
 
 def count_within(segments):

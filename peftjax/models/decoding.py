@@ -20,6 +20,7 @@ from flax import struct
 from peftjax.models.attention import Cache, empty_cache
 from peftjax.models.decoder import Decoder
 from peftjax.models.sampling import Filters, Knobs, choose
+from peftjax.nn.context import PROMPT, virtual_tokens
 
 STEPS = 16  # tokens a call of `decode` at most
 NONE = -1  # stands for a token where a row is done
@@ -69,7 +70,8 @@ class State:
 def prefill(
     model: Decoder, params: Any, tokens, segments, done, stop_ids, knobs: Knobs, *, filters: Filters, vocab: int | None = None
 ) -> tuple[State, jax.Array]:
-    """Reads prompts [B, T] into a new cache of T slots and chooses a token for each row that is not `done`, bool [B].
+    """Reads prompts [B, T] into a new cache of T slots (and those of virtual tokens) and chooses a token for each row that is not `done`,
+    bool [B].
 
     Args:
         stop_ids: int32 [E].
@@ -79,7 +81,8 @@ def prefill(
         the state, and the new ids, int32 [B], NONE where a row is done.
     """
     rows, length = tokens.shape
-    cache = empty_cache(model.config, rows, length, model.dtype)
+    cache = empty_cache(model.config, rows, virtual_tokens(params.get(PROMPT)) + length, model.dtype)
+    cache = model.apply({"params": params}, cache, method="begin")
     hidden, cache = model.apply({"params": params}, tokens, segments=segments, cache=cache, method="hidden")
     logits = model.apply({"params": params}, hidden[:, -1:], method="logits")[:, 0, :vocab]
     seen = None
@@ -134,4 +137,4 @@ def grown(model: Decoder, state: State, slots: int) -> State:
     def wider(old, new):
         return jax.lax.pad(old, jnp.zeros((), old.dtype), [(0, to - of, 0) for of, to in zip(old.shape, new.shape, strict=True)])
 
-    return state.replace(cache=jax.tree.map(wider, state.cache, wanted))
+    return state.replace(cache=jax.tree.map(wider, state.cache, wanted.replace(first=state.cache.first)))

@@ -26,6 +26,7 @@ from peftjax.models.decoder import count_within
 from peftjax.models.encoder_config import EncoderConfig
 from peftjax.models.sight import Sight
 from peftjax.models.stack import scanned, segment_spans
+from peftjax.nn.context import keys_values, shift
 from peftjax.nn.kernels import dot
 from peftjax.nn.layers import ACTIVATIONS, Embed, LayerNorm, Linear, add_bias, dropout_key, linears, optional
 from peftjax.nn.shared import STORE
@@ -36,16 +37,17 @@ INIT = nn.initializers.normal(0.02)
 
 
 class Attention(nn.Module):
-    """Attention of all tokens of a segment to each other: h [B, T, D] -> [B, T, D]."""
+    """Attention of all tokens of a segment to each other, and to what stands before them: h [B, T, D] -> [B, T, D]."""
 
     config: EncoderConfig
 
     @nn.compact
-    def __call__(self, h, sight):
+    def __call__(self, h, sight, tokens):
         c = self.config
+        before = keys_values(self, h, tokens, c.heads, c.head_size)
         q, k, v = linears(self, h, {name: Linear(c.width, use_bias=True, name=name) for name in ("q", "k", "v")})
         q, k, v = (x.reshape(*h.shape[:2], c.heads, c.head_size) for x in (q, k, v))
-        return Linear(c.width, use_bias=True, name="o")(attend(q, k, v, sight).reshape(h.shape))
+        return Linear(c.width, use_bias=True, name="o")(attend(q, k, v, sight, before=before).reshape(h.shape))
 
 
 class MLP(nn.Module):
@@ -61,17 +63,17 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: x [B, T, D] -> (x, None), in the form that `nn.scan` wants."""
+    """One layer: x [B, T, D] -> (x, None), in the form that `nn.scan` wants. `tokens` is for the sites."""
 
     config: EncoderConfig
     remat: str
 
     @nn.compact
-    def __call__(self, x, sight):
-        c, tokens = self.config, Tokens(sight.positions, sight.segments)
+    def __call__(self, x, sight, tokens):
+        c = self.config
         norm = LayerNorm(c.norm_eps, name="attn_norm")
         h = site(self, "attn_in", x, residual=x, tokens=tokens)
-        u = Attention(c, name="attn")(h, sight)
+        u = Attention(c, name="attn")(h, sight, tokens)
         x = norm(x + site(self, "attn_out", u, residual=x, normed=h, after=_behind(norm, x), tokens=tokens))
         norm = LayerNorm(c.norm_eps, name="mlp_norm")
         h = site(self, "mlp_in", x, residual=x, tokens=tokens)
@@ -144,11 +146,13 @@ class Encoder(nn.Module):
         segments = jnp.ones_like(tokens) if segments is None else segments
         positions = count_within(segments) if positions is None else positions
         types = jnp.zeros_like(tokens) if types is None else types
-        sight = Sight(segments, positions, causal=False)
-        x = self.embed(tokens) + self.type_embed(types) + self.pos_embed(positions + c.position_offset)
-        x = site(self, "embed_out", self.embed_norm(x), tokens=Tokens(positions, segments))
+        sight, which = Sight(segments, positions, causal=False), Tokens(positions, segments)
+        by = shift(self.variables.get("params", {}), tokens.shape[0])
+        places = positions + c.position_offset + (by if isinstance(by, int) else by[:, None])
+        x = self.embed(tokens) + self.type_embed(types) + self.pos_embed(places)
+        x = site(self, "embed_out", self.embed_norm(x), tokens=which)
         for start, stop in self.spans:
-            x, _ = getattr(self, stack_name(start, stop, c.layers))(x, sight)
+            x, _ = getattr(self, stack_name(start, stop, c.layers))(x, sight, which)
         return x, None
 
     def logits(self, hidden):

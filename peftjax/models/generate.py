@@ -20,6 +20,7 @@ from peftjax.models.decoding import NONE, STEPS, bucket, decode, grown, pad_left
 from peftjax.models.sampling import Sampling, knobs
 from peftjax.models.stop import StopStrings
 from peftjax.models.tokenizer import Tokenizer
+from peftjax.nn.context import PROMPT, places_ahead, virtual_tokens
 
 STREAMED = 4  # tokens a call where somebody waits for each
 ROOM = 128
@@ -28,8 +29,8 @@ GREEDY = Sampling()
 Ends = Callable[[Sequence[int], int], int | None]
 
 
-def check_length(config: DecoderConfig, prompts: Sequence[Sequence[int]], max_new: int) -> None:
-    """Learned positions end somewhere; beyond them there is no row to read.
+def check_length(config: DecoderConfig, prompts: Sequence[Sequence[int]], max_new: int, ahead: int = 0) -> None:
+    """Learned positions end somewhere; beyond them there is no row to read. `ahead` of them are taken by what stands before the prompts.
 
     Raises:
         ValueError: no token may be made, or the longest prompt and `max_new` tokens are more than the base has positions for.
@@ -37,8 +38,11 @@ def check_length(config: DecoderConfig, prompts: Sequence[Sequence[int]], max_ne
     if max_new < 1:
         raise ValueError(f"max_new is {max_new}; at least one token is made")
     longest = max(len(prompt) for prompt in prompts)
-    if config.learned_positions and longest + max_new > config.max_length:
-        raise ValueError(f"{longest} tokens and {max_new} new ones are more than the {config.max_length} positions that this base has")
+    if config.learned_positions and longest + max_new + ahead > config.max_length:
+        before = f" behind {ahead} of an adapter" if ahead else ""
+        raise ValueError(
+            f"{longest} tokens and {max_new} new ones{before} are more than the {config.max_length} positions that this base has"
+        )
 
 
 def generate_ids(
@@ -113,7 +117,7 @@ def _growing(
     model, params, prompts, eos_id, samplings, numbers, *, max_new, pad_id, vocab, ends, filling, steps
 ) -> Iterator[list[list[int]]]:
     """The rows' new ids so far, after each call of a compiled program; the last `filling` rows are done from the start."""
-    check_length(model.config, prompts, max_new)
+    check_length(model.config, prompts, max_new, places_ahead(params))
     tokens, segments = pad_left(prompts, pad_id)
     values, filters = knobs(samplings, numbers)
     rows: list[list[int]] = [[] for _ in prompts]
@@ -122,7 +126,7 @@ def _growing(
     how = {"filters": filters, "vocab": vocab}
     state, first = prefill(model, params, tokens, segments, done, stop_ids, values, **how)
     new, made = np.asarray(first)[None], 1
-    slots = used = tokens.shape[1]
+    slots = used = virtual_tokens(params.get(PROMPT)) + tokens.shape[1]
     while True:
         for row in np.flatnonzero(~done):
             fresh = new[new[:, row] != NONE, row].tolist()

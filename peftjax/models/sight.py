@@ -10,6 +10,8 @@ With shared prefixes a line is a tree of runs in depth-first order, and `until` 
     positions  0 1 2 3 4 3 4 0    a window compares positions, as slots of cousins lie between
 
 Encoders see both ways (`causal` False): all of a segment.
+
+The first `first` slots of a line may be virtual tokens (`peftjax.nn.context`), which every token behind them sees, whatever its segment.
 """
 
 import jax
@@ -19,20 +21,23 @@ from flax import struct
 
 @struct.dataclass
 class Sight:
-    """Who sees whom. segments, positions: [B, T] int; until: [B, T] int or None; window: int, int scalar array, or None for all."""
+    """Who sees whom. segments, positions: [B, T] int; until: [B, T] int or None; window: int, int scalar array, or None for all; first:
+    how many slots hold virtual tokens."""
 
     segments: jax.Array
     positions: jax.Array
     until: jax.Array | None = None
     window: jax.Array | int | None = None
     causal: bool = struct.field(pytree_node=False, default=True)
+    first: int = struct.field(pytree_node=False, default=0)
 
     def mask(self, start: int, stop: int, keys: int) -> jax.Array:
         """bool [B, stop - start, keys]: which of the first `keys` slots the queries in slots `start` to `stop` - 1 see."""
         slots, earlier = jnp.arange(start, stop), jnp.arange(keys)
         seen = self.segments[:, None, :keys] > 0
         if self.until is None:
-            seen = seen & (self.segments[:, start:stop, None] == self.segments[:, None, :keys])
+            same = self.segments[:, start:stop, None] == self.segments[:, None, :keys]
+            seen = seen & (same | (earlier < self.first)[None, None] if self.first else same)
         else:
             seen = seen & (slots[None, :, None] < self.until[:, None, :keys])
         if self.causal:
