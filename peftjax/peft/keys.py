@@ -42,3 +42,8 @@ class Draw(NamedTuple):
     def rate(self, dropout: float) -> jax.Array | None:
         """A dropout rate as a leaf; None for 0."""
         return self.full(dropout) if dropout else None
+
+
+def kaiming(fan: float, *shape: int):
+    """key -> U(-1/sqrt(fan), 1/sqrt(fan)) [*shape], float32: what PyTorch's linear layers start from."""
+    return lambda key: jax.random.uniform(key, shape, minval=-(fan**-0.5), maxval=fan**-0.5)

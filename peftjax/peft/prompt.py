@@ -1,0 +1,178 @@
+"""Virtual tokens before a line: prompt tuning (2104.08691, 2021) and P-tuning (2103.10385, 2021).
+
+    before  prompt = (absent)
+    after   prompt = {"default": Prompt(embedding=[P, D])}                                          prompt_tuning()
+            prompt = {"default": PromptEncoder(embedding=[P, D], down=[M, D], ..., up=[M, D], ...)}        p_tuning()
+
+    [V ; E(x)]        V = embedding, or relu(relu(embedding Dᵀ + d) H + h) U + u
+
+Virtual tokens are in units of the base's embedding: where that is scaled on its way into the stream (Gemma), they are scaled too. HF
+PEFT stores V, of both methods, as `prompt_embeddings` [P, D] (on Gemma times the scale); the encoder of P-tuning is lost there, and kept
+here, so that training goes on where it stopped. `peftjax.peft.folded` puts V in the encoder's place when training is over.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from peftjax.nn.context import PROMPT
+from peftjax.nn.kernels import Entry, Kernel, lookup, node
+from peftjax.nn.tree import get, put
+from peftjax.peft.keys import Draw, kaiming
+
+INITS = ("random", "vocabulary", "text")
+
+
+@node(arrays=("embedding",), static=("name",))
+@dataclasses.dataclass(frozen=True)
+class Prompt(Entry):
+    """The entry. embedding: [P, D]."""
+
+    embedding: jax.Array
+    name: str
+
+    trainable = matrices = ("embedding",)
+
+    @property
+    def length(self):
+        return self.embedding.shape[-2]
+
+    def rows(self, batch, dtype, key=None):
+        """See `peftjax.nn.context`: the same for all rows."""
+        return self.embedding.astype(dtype), None
+
+
+@node(arrays=("embedding", "down", "down_bias", "middle", "middle_bias", "up", "up_bias"), static=("name",))
+@dataclasses.dataclass(frozen=True)
+class PromptEncoder(Entry):
+    """The entry whose virtual tokens a network makes. embedding: [P, D]; down, up: [M, D]; middle: [M, M], from the first axis to the
+    second; down_bias, middle_bias: [M]; up_bias: [D]. In HF PEFT `embedding` and `mlp_head.{0,2,4}`, of which files have nothing."""
+
+    embedding: jax.Array
+    down: jax.Array
+    down_bias: jax.Array
+    middle: jax.Array
+    middle_bias: jax.Array
+    up: jax.Array
+    up_bias: jax.Array
+    name: str
+
+    trainable = ("embedding", "down", "down_bias", "middle", "middle_bias", "up", "up_bias")
+    matrices = ("embedding", "down", "middle", "up")
+
+    @property
+    def length(self):
+        return self.embedding.shape[-2]
+
+    def rows(self, batch, dtype, key=None):
+        """See `peftjax.nn.context`: the same for all rows, computed in float32."""
+        return self.folded().embedding.astype(dtype), None
+
+    def folded(self) -> Prompt:
+        """The virtual tokens themselves."""
+        h = jax.nn.relu(self.embedding @ self.down.T + self.down_bias[None])
+        h = jax.nn.relu(h @ self.middle + self.middle_bias[None])
+        return Prompt(h @ self.up + self.up_bias[None], self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
+    """Trained virtual tokens. The start is not the base: any token before a line changes what follows.
+
+    Attributes:
+        length: P.
+        init: "random" is U(±0.5) (Lester et al.), "vocabulary" embeddings of tokens drawn from the whole vocabulary, "text" those of `ids`.
+        ids: with "text", token ids of what the model should begin with, as `tokenizer.encode(text)` gives them; repeated or cut to
+            `length`.
+        name: of the adapter.
+    """
+
+    length: int = 10
+    init: str = "random"
+    ids: Sequence[int] = ()
+    name: str = "default"
+
+    def __post_init__(self):
+        if self.length < 1:
+            raise ValueError(f"prompt_tuning length {self.length} is not positive")
+        if self.init not in INITS:
+            raise ValueError(f"prompt_tuning init {self.init!r} is none of {', '.join(INITS)}")
+        if (self.init == "text") != bool(self.ids):
+            raise ValueError(f"prompt_tuning needs ids for init='text' and for no other; init is {self.init!r}, ids {list(self.ids)}")
+
+    def attach(self, params: dict, key: jax.Array) -> dict:
+        """A new tree with the virtual tokens.
+
+        Raises:
+            ValueError: a base that is an encoder or has too few positions, an id outside the vocabulary, or a name that is taken.
+        """
+        return _before_lines(params, key, self, self._entry)
+
+    def _entry(self, table: Any, draw: Draw) -> Prompt:
+        vocabulary, width = table.shape
+        if self.init == "random":
+            return Prompt(draw("embedding", lambda key: jax.random.uniform(key, (self.length, width), minval=-0.5, maxval=0.5)), self.name)
+        if self.init == "vocabulary":
+            ids = draw("embedding", lambda key: jax.random.randint(key, (self.length,), 0, vocabulary))
+        else:
+            outside = [i for i in self.ids if not 0 <= i < vocabulary]
+            if outside:
+                raise ValueError(f"prompt_tuning ids {outside} lie outside the vocabulary of {vocabulary}")
+            ids = jnp.resize(jnp.asarray(self.ids, jnp.int32), self.length)
+        return Prompt(lookup(ids, table, jnp.float32), self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class p_tuning:  # noqa: N801
+    """Virtual tokens that a trained network makes of trained embeddings: three linear layers, as in HF PEFT.
+
+    Attributes:
+        length: P.
+        hidden: M, width of the network.
+        name: of the adapter.
+    """
+
+    length: int = 10
+    hidden: int = 128
+    name: str = "default"
+
+    def __post_init__(self):
+        if self.length < 1 or self.hidden < 1:
+            raise ValueError(f"p_tuning length {self.length} and hidden {self.hidden} must be positive")
+
+    def attach(self, params: dict, key: jax.Array) -> dict:
+        """A new tree with the virtual tokens' encoder. Starts and errors as PyTorch's layers and as `prompt_tuning` have them."""
+        return _before_lines(params, key, self, self._entry)
+
+    def folded(self) -> prompt_tuning:
+        """What `peftjax.peft.folded` leaves."""
+        return prompt_tuning(self.length, name=self.name)
+
+    def _entry(self, table: Any, draw: Draw) -> PromptEncoder:
+        width, hidden = table.shape[-1], self.hidden
+        return PromptEncoder(
+            embedding=draw("embedding", lambda key: jax.random.normal(key, (self.length, width))),
+            down=draw("down", kaiming(width, hidden, width)), down_bias=draw("down_bias", kaiming(width, hidden)),
+            middle=draw("middle", kaiming(hidden, hidden, hidden)), middle_bias=draw("middle_bias", kaiming(hidden, hidden)),
+            up=draw("up", kaiming(hidden, hidden, width)), up_bias=draw("up_bias", kaiming(hidden, width)), name=self.name,
+        )
+
+
+def _before_lines(params: dict, key: jax.Array, method: Any, make: Any) -> dict:
+    """The tree with the entry `make(embedding table, draw)`."""
+    what, path = type(method).__name__, f"{PROMPT}/{method.name}"
+    if get(params, "type_embed/embedding") is not None:
+        raise ValueError(f"{what}() is for decoders; in this encoder all tokens see each other, so that virtual ones would belong to one "
+                         "segment: attach prefix(), which has keys and values in front of all of them")
+    positions = get(params, "pos_embed/embedding")
+    if positions is not None and method.length >= positions.shape[0]:
+        raise ValueError(f"{what} length {method.length} leaves none of the {positions.shape[0]} positions that this base has")
+    if get(params, path) is not None:
+        raise ValueError(f"{path} is taken; give one of the two adapters another name")
+    table = get(params, "embed/embedding")
+    while isinstance(table, Kernel) and hasattr(table, "name"):  # what other adapters make of it depends on which was attached first
+        table = table.base
+    return put(params, path, make(table, Draw(key, path, None)))
