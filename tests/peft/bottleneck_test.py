@@ -9,9 +9,10 @@ import pytest
 from tiny import SMOL, TINY, base, logits, moved
 
 from peftjax.models.decoder import abstract_params
+from peftjax.nn.sites import Tokens
 from peftjax.nn.tree import flatten, get
 from peftjax.peft.attach import attach
-from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
+from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, mean_within, parallel, pfeiffer, scaled_parallel
 from peftjax.peft.lora import lora
 
 KEY = jax.random.key(0)
@@ -127,6 +128,8 @@ def test_a_narrow_value_stays_narrow():
         ({"size": 0}, "bottleneck size 0 .* must be positive"),
         ({"reduction_factor": -2}, "reduction_factor -2 must be positive"),
         ({"dropout": 1.5}, r"bottleneck dropout 1.5 is not in \[0, 1\)"),
+        ({"stochastic_depth": -0.1}, r"bottleneck stochastic_depth -0.1 is not in \[0, 1\)"),
+        ({"gate": "row"}, "bottleneck gate 'row' is none of none, token, mean"),
     ],
 )
 def test_wrong_hyper_parameters_are_refused_when_stated(options, message):
@@ -152,3 +155,52 @@ def test_lora_and_adapters_stand_together_in_any_order():
     methods = [lora(rank=2), houlsby(size=3)]
     one, other = (moved(attach(base(), order, KEY)) for order in (methods, methods[::-1]))
     np.testing.assert_array_equal(logits(one), logits(other))
+
+
+def test_adapter_plus_is_its_formula():
+    entry = entry_of(adapter_plus(size=3), 1)
+    assert entry.scale.shape == (16,) and "scale" in entry.trainable and entry.stochastic_depth == np.float32(0.1)
+    inner = jax.nn.gelu((R + U) @ np.asarray(entry.down).T + np.asarray(entry.down_bias), approximate=False)
+    want = (np.asarray(inner) @ np.asarray(entry.up) + np.asarray(entry.up_bias)) * np.asarray(entry.scale)
+    np.testing.assert_allclose(entry(U, residual=R), U + want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [adapter_plus(size=3, stochastic_depth=0.5), parallel(size=3, stochastic_depth=0.5)])
+def test_stochastic_depth_leaves_out_whole_rows_and_keeps_the_mean(method):
+    entry, one = entry_of(method, 0), np.asarray(jax.random.normal(KEY, (1, 3, 16)))
+    rows = np.repeat(one, 4000, axis=0)
+    change = np.asarray(entry(rows, residual=rows, key=KEY)) - rows
+    whole = np.asarray(entry(one, residual=one)) - one
+    left_out = ~np.any(change, axis=(1, 2))
+    assert 0.45 < left_out.mean() < 0.55
+    np.testing.assert_allclose(change[~left_out], np.broadcast_to(2 * whole, change[~left_out].shape), rtol=1e-3, atol=1e-4)
+
+
+def test_a_token_has_its_own_gate_or_the_mean_of_its_segments():
+    """Padding, and how much of it there is, changes no gate of the others."""
+    tokens = Tokens(jnp.asarray([[0, 1, 0, 0]] * 2), jnp.asarray([[1, 1, 2, 0]] * 2))
+    h = np.asarray(jax.random.normal(KEY, (2, 4, 16)))
+    none = np.zeros_like(h)  # the residual stream, so that h is read
+    own = entry_of(pfeiffer(size=3, gate="token"), 1)
+    gates = jax.nn.sigmoid(h @ np.asarray(own.gate) + np.asarray(own.gate_bias))
+    ungated = dataclasses.replace(own, gate=None)(h, residual=none) - h
+    np.testing.assert_allclose(own(h, residual=none, tokens=tokens) - h, ungated * np.asarray(gates)[..., None], rtol=1e-4, atol=1e-5)
+    mean = dataclasses.replace(own, gating="mean")
+    gates = np.asarray(gates)
+    means = np.stack([gates[:, :2].mean(1), gates[:, :2].mean(1), gates[:, 2]], axis=1)
+    got = np.asarray(mean(h, residual=none, tokens=tokens) - h)[:, :3]
+    np.testing.assert_allclose(got, np.asarray(ungated)[:, :3] * means[..., None], rtol=1e-4, atol=1e-5)
+    shorter = mean(h[:, :3], residual=none[:, :3], tokens=Tokens(tokens.positions[:, :3], tokens.segments[:, :3]))
+    np.testing.assert_allclose(shorter, mean(h, residual=none, tokens=tokens)[:, :3], rtol=1e-5, atol=1e-6)
+
+
+def test_a_gate_starts_at_about_a_half():
+    entry = entry_of(pfeiffer(size=3, gate="mean"))
+    fresh = get(attach(base(), [pfeiffer(size=3, gate="mean")], KEY), "blocks/mlp_out/default")
+    assert fresh.gate.shape == (2, 16) and not fresh.gate_bias.any() and np.abs(fresh.gate).max() < 0.1 and fresh.gate.any()
+    assert {"gate", "gate_bias"} <= set(entry.trainable)
+
+
+def test_the_mean_is_within_a_segment_of_a_row():
+    values, segments = jnp.asarray([[1.0, 3.0, 5.0, 9.0], [1.0, 2.0, 3.0, 6.0]]), jnp.asarray([[1, 1, 2, 0], [1, 1, 1, 1]])
+    np.testing.assert_allclose(mean_within(values, segments), [[2, 2, 5, 9], [3, 3, 3, 3]])
