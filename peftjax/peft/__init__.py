@@ -8,18 +8,36 @@
     dense = merge(params)                                                              # a plain tree again
 """
 
+from peftjax.peft.across_layers import across_layers
+from peftjax.peft.anneal import anneal
 from peftjax.peft.attach import activate, adapters, attach, cut_points, detach
-from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
+from peftjax.peft.boft import boft
+from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
 from peftjax.peft.classifier import classifier
+from peftjax.peft.compacter import compacter, compacter_plus_plus
+from peftjax.peft.drop import drop_layers
+from peftjax.peft.folded import folded
+from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.hra import hra
+from peftjax.peft.ia3 import ia3
+from peftjax.peft.invertible import invertible
 from peftjax.peft.lora import lora
 from peftjax.peft.merge import dequantised, merge, merge_into
+from peftjax.peft.oft import oft
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.prefix import prefix
+from peftjax.peft.prompt import p_tuning, prompt_tuning
+from peftjax.peft.reft import direft, loreft, noreft, reft
+from peftjax.peft.road import road
 from peftjax.peft.table import table
 from peftjax.peft.tokens import trainable_tokens
+from peftjax.peft.unions import houlsby_inv, mam, pfeiffer_inv, unipelt
 
 __all__ = [
-    "activate", "adapters", "attach", "bitfit", "bottleneck", "classifier", "combine", "cut_points", "dequantised", "detach", "full",
-    "head_only", "houlsby", "lora", "merge", "merge_into", "norm_only", "parallel", "partition", "pfeiffer", "scaled_parallel", "table",
-    "trainable_tokens",
+    "across_layers", "activate", "adapter_plus", "adapters", "anneal", "attach", "bitfit", "boft", "bottleneck", "classifier", "combine",
+    "compacter", "compacter_plus_plus", "cut_points", "dequantised", "detach", "direft", "drop_layers", "folded", "full", "gated_lora",
+    "head_only", "houlsby", "houlsby_inv", "hra", "ia3", "invertible", "lora", "loreft", "mam", "merge", "merge_into", "noreft",
+    "norm_only", "oft", "p_tuning", "parallel", "partition", "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "reft", "road",
+    "scaled_parallel", "table", "trainable_tokens", "unipelt",
 ]

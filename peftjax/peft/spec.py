@@ -8,10 +8,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftjax.hints import did_you_mean
+from peftjax.peft.across_layers import across_layers
+from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck
 from peftjax.peft.classifier import classifier
+from peftjax.peft.compacter import compacter
+from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.hra import hra
+from peftjax.peft.ia3 import ia3
+from peftjax.peft.invertible import invertible
 from peftjax.peft.lora import lora
+from peftjax.peft.oft import oft
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.prefix import prefix
+from peftjax.peft.prompt import p_tuning, prompt_tuning
+from peftjax.peft.reft import reft
+from peftjax.peft.road import road
 from peftjax.peft.tokens import trainable_tokens
 
 METHODS = {
@@ -23,11 +35,25 @@ METHODS = {
     "head_only": head_only,
     "classifier": classifier,
     "trainable_tokens": trainable_tokens,
+    "ia3": ia3,
+    "oft": oft,
+    "boft": boft,
+    "hra": hra,
+    "road": road,
+    "across_layers": across_layers,
+    "compacter": compacter,
+    "gated_lora": gated_lora,
+    "invertible": invertible,
+    "prefix": prefix,
+    "prompt_tuning": prompt_tuning,
+    "p_tuning": p_tuning,
+    "reft": reft,
 }
 
 
 def to_data(method: Any) -> dict[str, Any]:
-    """A method as plain data. Pattern tables become lists of [pattern, value], since config keys may hold no dots."""
+    """A method as plain data, one within another too. Pattern tables become lists of [pattern, value], since config keys may hold no dots.
+    """
     data = {"method": type(method).__name__}
     for field in dataclasses.fields(method):
         value = getattr(method, field.name)
@@ -35,6 +61,8 @@ def to_data(method: Any) -> dict[str, Any]:
             value = [list(pair) for pair in value.items()]
         elif isinstance(value, range | tuple | list):
             value = list(value)
+        elif dataclasses.is_dataclass(value):
+            value = to_data(value)
         data[field.name] = value
     return data
 
@@ -60,4 +88,6 @@ def from_data(data: Mapping[str, Any]) -> Any:
 def _from_plain(field: str, value: Any) -> Any:
     if field.endswith("_pattern"):
         return dict(tuple(pair) for pair in (value.items() if isinstance(value, Mapping) else value))
+    if isinstance(value, Mapping) and "method" in value:
+        return from_data(value)
     return tuple(value) if isinstance(value, list | tuple) else value
