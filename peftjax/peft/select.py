@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from peftjax.nn.kernels import Kernel, Tied
+from peftjax.nn.kernels import Entry, Kernel, Tied
 from peftjax.nn.tree import get, place, put, walk
 
 # The field's names (those of Hugging Face's Llama and BERT modules) -> regular expressions over our logical paths.
@@ -46,7 +46,7 @@ def parameters(params: dict, names: tuple[str, ...]) -> list[Target]:
     """All parameters whose last name is one of `names`, nodes whole, in the order of their paths."""
     found = []
     for path, value in walk(params):
-        if path.rpartition("/")[2] in names:
+        if path.rpartition("/")[2] in names and not isinstance(value, Entry):  # an adapter may be called "kernel"
             logical, layers = place(path, value.shape[0] if value.shape else 0)
             found.append(Target(path, logical, layers, value))
     return found
