@@ -8,6 +8,7 @@ import pytest
 from peftjax.models import attention, attention_fused
 from peftjax.models.attention_blocks import attend_blocks
 from peftjax.models.sight import Sight
+from peftjax.nn.context import KeysValues
 
 
 def sight(length, **fields):
@@ -24,6 +25,28 @@ def test_where_each_fits():
     assert attention_fused.splash_fits(q, sight(128, window=16))
     assert not attention_fused.splash_fits(q, sight(128, window=jnp.int32(16)))
     assert not attention_fused.splash_fits(q[:, :100], sight(100))
+
+
+def test_virtual_tokens_and_gates():
+    q, columns = jnp.zeros((1, 128, 4, 64), jnp.bfloat16), jnp.zeros((3, 4, 64), jnp.bfloat16)
+    gate = jnp.zeros((1, 128, 3))
+    assert attention_fused.cudnn_fits(q, sight(128, first=3), None, KeysValues(columns, columns))
+    assert not attention_fused.cudnn_fits(q, sight(128), None, KeysValues(columns, columns, value_gate=gate))
+    assert not attention_fused.splash_fits(q, sight(128, first=3))
+
+
+@pytest.mark.parametrize("rows", [(), (2,)])
+def test_keys_before_the_sequence_are_further_columns(rows):
+    """As cuDNN would be called, in the form of the same call that any backend computes."""
+    keys = jax.random.split(jax.random.key(1), 5)
+    q = jax.random.normal(keys[0], (2, 8, 4, 6))
+    k, v = (jax.random.normal(key, (2, 8, 2, 6)) for key in keys[1:3])
+    of_rows = jnp.array([[True, True, False], [True, False, False]])
+    before = KeysValues(*(jax.random.normal(key, (*rows, 3, 2, 6)) for key in keys[3:]), of_rows)
+    seen = sight(8, window=3)
+    seen = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 8)) if jnp.ndim(x) else x, seen)
+    got = attention_fused.attend_cudnn(q, k, v, seen, 0.4, before, implementation="xla")
+    np.testing.assert_allclose(got, attention.attend(q, k, v, seen, scale=0.4, before=before), atol=2e-6)
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])

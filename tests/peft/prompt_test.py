@@ -1,0 +1,94 @@
+"""Virtual tokens start where their init says, are what their encoder makes of them, train whole, and are refused where they cannot be."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import SMOL, TINY, base, logits, moved, train
+from tiny_encoder import params as encoder
+
+from peftjax.models.decoder import abstract_params
+from peftjax.nn.tree import get, put
+from peftjax.peft.attach import attach, detach
+from peftjax.peft.lora import lora
+from peftjax.peft.merge import merge
+from peftjax.peft.partition import partition, size
+from peftjax.peft.prompt import p_tuning, prompt_tuning
+
+KEY = jax.random.key(0)
+
+
+def entry(method, params=None):
+    return get(attach(base() if params is None else params, [method], KEY), f"prompt/{method.name}")
+
+
+def test_random_virtual_tokens_are_uniform():
+    wide = abstract_params(dataclasses.replace(TINY, width=400))
+    values = entry(prompt_tuning(length=50), jax.tree.map(lambda x: jnp.zeros(x.shape), wide)).embedding
+    assert values.shape == (50, 400) and np.abs(values).max() <= 0.5
+    assert abs(values.mean()) < 0.01 and abs(values.std() - 12**-0.5) < 0.01
+
+
+def test_virtual_tokens_may_start_as_tokens():
+    table = base()["embed"]["embedding"]
+    text = entry(prompt_tuning(length=5, init="text", ids=(7, 3))).embedding
+    np.testing.assert_array_equal(text, table[jnp.array([7, 3, 7, 3, 7])])
+    np.testing.assert_array_equal(entry(prompt_tuning(length=1, init="text", ids=(7, 3))).embedding, table[7:8])
+    drawn = entry(prompt_tuning(length=6, init="vocabulary")).embedding
+    rows = [np.flatnonzero((np.asarray(table) == row).all(axis=1)) for row in np.asarray(drawn)]
+    assert all(len(row) == 1 for row in rows) and len({int(row[0]) for row in rows}) > 2
+
+
+def test_the_start_is_the_bases_rows_whatever_else_is_attached():
+    method = prompt_tuning(length=2, init="text", ids=(7, 3), name="tone")
+    adapted = moved(attach(base(), [lora(rank=2, targets="embed_tokens")], KEY))
+    np.testing.assert_array_equal(entry(method, adapted).embedding, entry(method).embedding)
+
+
+def test_an_encoder_is_its_formula_and_starts_as_pytorchs_layers():
+    network = entry(p_tuning(length=3, hidden=9))
+    h = np.asarray(network.embedding)
+    for weight, bias in ((network.down.T, network.down_bias), (network.middle, network.middle_bias)):
+        h = np.maximum(h @ np.asarray(weight) + np.asarray(bias), 0)
+    want = h @ np.asarray(network.up) + np.asarray(network.up_bias)
+    np.testing.assert_allclose(network.rows(1, jnp.float32)[0], want, rtol=1e-5, atol=1e-6)
+    for field, fan in {"down": 16, "down_bias": 16, "middle": 9, "middle_bias": 9, "up": 9, "up_bias": 9}.items():
+        assert 0.6 * fan**-0.5 < np.abs(getattr(network, field)).max() <= fan**-0.5, field
+
+
+@pytest.mark.parametrize(("method", "count"), [(prompt_tuning(length=10), 5_760), (p_tuning(length=10, hidden=128), 170_432)])
+def test_the_number_of_trainables_on_smollm2(method, count):
+    params = jax.eval_shape(lambda params: attach(params, [method], KEY), abstract_params(SMOL))
+    assert size(partition(params)[0])[0] == count
+
+
+def test_training_moves_the_logits_and_detaching_gives_the_base():
+    state, frozen, metrics = train(attach(base(), [prompt_tuning(length=3)], KEY), steps=3)
+    assert np.abs(get(state.trainable, "prompt/default").embedding - entry(prompt_tuning(length=3)).embedding).max() > 1e-3
+    assert all(value["grad_norm"] > 0 for value in metrics)
+    assert np.abs(logits(attach(base(), [prompt_tuning(length=3)], KEY)) - logits(base())).max() > 1e-2
+    np.testing.assert_array_equal(logits(detach(frozen)), logits(base()))
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"prompt_tuning\(\) is for decoders.*attach prefix\(\)"):
+        attach(encoder(), [prompt_tuning()], KEY)
+    few = put(base(), "pos_embed/embedding", jnp.zeros((8, 16)))
+    with pytest.raises(ValueError, match="p_tuning length 8 leaves none of the 8 positions"):
+        attach(few, [p_tuning(length=8)], KEY)
+    with pytest.raises(ValueError, match="prompt/default is taken"):
+        attach(base(), [prompt_tuning(), p_tuning()], KEY)
+    with pytest.raises(ValueError, match=r"ids \[40\] lie outside the vocabulary of 40"):
+        attach(base(), [prompt_tuning(init="text", ids=(40,))], KEY)
+    with pytest.raises(TypeError, match="prompt/default"):
+        merge(attach(base(), [prompt_tuning()], KEY))
+    for options, message in (
+        ({"length": 0}, "length 0 is not positive"), ({"init": "texts"}, "init 'texts' is none of random, vocabulary, text"),
+        ({"init": "text"}, "needs ids for init='text'"), ({"ids": (1,)}, "needs ids for init='text'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prompt_tuning(**options)
+    with pytest.raises(ValueError, match="length 2 and hidden 0 must be positive"):
+        p_tuning(length=2, hidden=0)
