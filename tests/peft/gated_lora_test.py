@@ -1,14 +1,18 @@
 """A gated LoRA adds its change by a gate of each token, and has no weight to merge into."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import base, logits, moved
+from tiny import TINY, base, logits, moved, train_batch
 
-from peftjax.nn.tree import get
+from peftjax.models.decoder import Decoder
+from peftjax.nn.tree import flatten, get
 from peftjax.peft.attach import attach
 from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.merge import merge
+from peftjax.peft.partition import combine, partition
+from peftjax.train.loss import token_losses
 
 KEY = jax.random.key(0)
 
@@ -40,3 +44,10 @@ def test_wrong_hyper_parameters_are_refused_when_stated():
         gated_lora(rank=0)
     with pytest.raises(ValueError, match=r"gated_lora dropout 1 is not in \[0, 1\)"):
         gated_lora(dropout=1)
+
+
+def test_gradients_reach_every_leaf():
+    trainable, frozen = partition(moved(attach(base(), [gated_lora(rank=2)], KEY)))
+    gradient = jax.jit(jax.grad(lambda t: jnp.sum(token_losses(Decoder(TINY), combine(t, frozen), train_batch())[0])))(trainable)
+    for path, leaf in flatten(gradient).items():
+        assert all(np.any(layer) for layer in leaf), path

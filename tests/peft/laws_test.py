@@ -31,13 +31,23 @@ from tiny import (
 from peftjax.models.config import DecoderConfig
 from peftjax.models.decoder import Decoder, abstract_params, cut
 from peftjax.nn.kernels import Entry, Kernel, dense, dot
+from peftjax.nn.shared import fill
 from peftjax.nn.tree import flatten, unflatten_like, walk
+from peftjax.peft.across_layers import across_layers
 from peftjax.peft.attach import attach, detach
+from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
+from peftjax.peft.compacter import compacter
+from peftjax.peft.hra import hra
+from peftjax.peft.ia3 import ia3
+from peftjax.peft.invertible import invertible
 from peftjax.peft.lora import lora
 from peftjax.peft.merge import merge
+from peftjax.peft.oft import oft
 from peftjax.peft.partition import combine, partition, size
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.reft import loreft
+from peftjax.peft.road import road
 from peftjax.peft.tokens import trainable_tokens
 from peftjax.train.loss import token_losses
 from peftjax.train.step import make_step, new_state
@@ -78,6 +88,21 @@ METHODS = {
     "embedding apart from the head": (full(targets=["embed_tokens", "v_proj"], ensure_weight_tying=False),),
     "tokens": (trainable_tokens(ids=(3, 7, 31)),),
     "tokens of both": (trainable_tokens(ids=(3, 7, 31), targets=["embed_tokens", "lm_head"]),),
+    "transforms": (
+        ia3(name="scales"),
+        oft(block_size=4, targets=["q_proj", "down_proj"], name="series"),
+        oft(block_size=4, exact=True, coft=True, eps=0.1, block_share=True, targets="k_proj", name="exact"),
+        boft(factors=2, targets=["q_proj", "o_proj"], name="butterfly"),
+        hra(rank=2, targets="up_proj", name="mirrors"),
+        road(variant=2, group=4, targets=["v_proj", "gate_proj"], name="turns"),
+    ),
+    "modules": (
+        compacter(size=4, name="kronecker"),
+        invertible(),
+        loreft(rank=2, suffix_positions=1, dropout=0.0, name="edit"),
+        houlsby(size=3, gate="mean", norm="before", anneal=True, name="gated"),
+    ),
+    "across layers": (across_layers(lora(rank=2)), across_layers(houlsby(size=3, name="task"))),
     "mixed": (
         lora(rank=2, name="tone"),
         lora(rank=1, targets="q_proj", name="task"),
@@ -87,6 +112,8 @@ METHODS = {
 }
 ONLY_NEAR_THE_BASE = {
     "lora orthogonal": 1e-6,
+    "transforms": 1e-5,  # reflections in pairs
+    "modules": 1e-5,  # Compacter's rule is near zero, LoReFT's values are those that are there
     "head": 1e-6,
 }  # a head of its own multiplies by the embedding in another layout
 SAME_PROGRAM = {
@@ -144,7 +171,7 @@ def test_multiplying_by_a_node_is_multiplying_by_its_dense_weight(name):
         if isinstance(value, Entry) or not path.startswith("blocks") or not path.endswith("kernel"):
             continue
         for layer in range(TIED.layers):
-            kernel = jax.tree.map(lambda leaf, i=layer: leaf[i], value)
+            kernel = fill(jax.tree.map(lambda leaf, i=layer: leaf[i], value), trained(name).get("shared", {}))
             x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, kernel.shape[0])), jnp.float32)
             bias = kernel.merged_bias() if isinstance(kernel, Kernel) else None
             want = dot(x, dense(kernel)) + (0 if bias is None else jnp.broadcast_to(bias, (2, 3, *bias.shape)))

@@ -18,12 +18,17 @@ from peftjax.nn.kernels import Kernel, Tied, dense
 from peftjax.nn.quant import Quantised, Scheme, quantise
 from peftjax.nn.tree import flatten, get, put, walk
 from peftjax.peft.attach import attach, detach
+from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import houlsby, parallel, pfeiffer
 from peftjax.peft.checks import require_read
+from peftjax.peft.hra import hra
+from peftjax.peft.ia3 import ia3
 from peftjax.peft.lora import lora
 from peftjax.peft.merge import merge
+from peftjax.peft.oft import oft
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.road import road
 from peftjax.peft.roles import roles
 from peftjax.peft.tokens import trainable_tokens
 from peftjax.train.step import make_step, new_state
@@ -44,6 +49,10 @@ METHODS = {
     "biases and norms": (bitfit(add=True), norm_only(name="norms")),
     "tokens of both": (trainable_tokens(ids=(3, 7, 31), targets=["embed_tokens", "lm_head"]),),
     "head": (head_only(),),
+    "transforms": (
+        ia3(name="a"), oft(block_size=8, targets="q_proj", name="b"), boft(targets="o_proj", name="c"),
+        hra(rank=2, targets="up_proj", name="d"), road(group=8, targets="v_proj", name="e"),
+    ),
 }
 MIXED = {"q": "nf4", "k": "int8", "v": "float8", "o": "affine4", "up": "symmetric", "down": "nf4", "embed": "nf4"}
 every_kind = pytest.mark.parametrize("kind", KINDS)
