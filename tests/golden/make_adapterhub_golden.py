@@ -13,8 +13,8 @@ lm_head beside every adapter, trained or not, unless told with_head=False, as he
 with the adapter and always written.
 
 Three things are not what the library computes after loading:
-- On Llama its prefixes have no effect at all. The logits of variants with a prefix are those of the library's own attention with the same
-  keys and values given as a cache, real tokens keeping their positions from 0, which is what it computes on other models.
+- On Llama a prefix is masked out by the library's default attention (sdpa), whose mask says with True what is seen. The logits of variants
+  with a prefix are those of its eager attention, whose mask is what is added to scores.
 - DiReFT is saved without its mark and comes back as NoReFT: `logits` are of what comes back, `saved_logits` of what was saved.
 - Variants of AdapterFusion hold several folders, one an adapter and one of the fusion.
 """
@@ -245,48 +245,11 @@ def inputs(variant: Variant, generator: torch.Generator) -> dict[str, torch.Tens
     return {"input_ids": torch.randint(0, vocabulary, (BATCH, LENGTH), generator=generator)}
 
 
-class GivenPrefix(transformers.DynamicCache):
-    """A cache that puts each layer's prefix before its keys and values, times the gate of its input where there is one."""
-
-    def __init__(self, states: list[tuple[torch.Tensor, torch.Tensor]]):
-        super().__init__()
-        self.states, self.gates = states, {}
-
-    def update(self, keys, values, layer, kwargs=None):
-        gate = self.gates.get(layer)  # [B, 1 or 2]
-        k, v = (state.expand(keys.shape[0], *state.shape[1:]) for state in self.states[layer])
-        if gate is not None:
-            k, v = k * gate[:, :1, None, None], v * gate[:, -1:, None, None]
-        return torch.cat([k, keys], dim=-2), torch.cat([v, values], dim=-2)
-
-
 def forward(model: torch.nn.Module, batch: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Logits; with a prefix, as said above."""
-    attentions = [m for m in model.modules() if name in getattr(getattr(m, "prefix_tuning", None), "prefixes", ())]
-    if not attentions:
-        return model(**batch).logits
-    states = attentions[0].prefix_tuning.pool.prefix_tunings[name](1)["self_prefix"]
-    cache = GivenPrefix([(state[0], state[1]) for state in states])
-    length = batch["input_ids"].shape[1]
-    prefix = states[0][0].shape[-2]
-    hooks = []
-    for layer, attention in enumerate(attentions):
-        if name in attention.prefix_tuning.prefix_gates:
-
-            def take(module, args, kwargs, layer=layer):
-                hidden = kwargs["hidden_states"]
-                cache.gates[layer] = torch.sigmoid(module.prefix_tuning.prefix_gates[name](hidden)).mean(dim=1)
-
-            hooks.append(attention.register_forward_pre_hook(take, with_kwargs=True))
-    mask = torch.cat([torch.ones(length, prefix), torch.ones(length, length).tril()], dim=-1)
-    mask = torch.where(mask == 1, 0.0, torch.finfo(torch.float32).min)[None, None].expand(batch["input_ids"].shape[0], 1, -1, -1)
-    logits = model(
-        input_ids=batch["input_ids"], position_ids=torch.arange(length)[None], cache_position=torch.arange(length), attention_mask=mask,
-        past_key_values=cache,
-    ).logits  # fmt: skip
-    for hook in hooks:
-        hook.remove()
-    return logits
+    """Logits; with a prefix by eager attention, as said above."""
+    if any(name in getattr(getattr(module, "prefix_tuning", None), "prefixes", ()) for module in model.modules()):
+        model.set_attn_implementation("eager")
+    return model(**batch).logits
 
 
 def make(name: str, variant: Variant, seed: int) -> None:
