@@ -18,11 +18,15 @@ from peftjax.peft.compacter import compacter, compacter_plus_plus
 from peftjax.peft.drop import drop_layers
 from peftjax.peft.folded import folded
 from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
 from peftjax.peft.invertible import invertible
+from peftjax.peft.loha import loha
+from peftjax.peft.lokr import lokr
 from peftjax.peft.lora import lora
 from peftjax.peft.merge import dequantised, merge, merge_into
+from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
@@ -30,14 +34,16 @@ from peftjax.peft.prefix import prefix
 from peftjax.peft.prompt import p_tuning, prompt_tuning
 from peftjax.peft.reft import direft, loreft, noreft, reft
 from peftjax.peft.road import road
+from peftjax.peft.shira import shira
 from peftjax.peft.table import table
 from peftjax.peft.tokens import trainable_tokens
 from peftjax.peft.unions import houlsby_inv, mam, pfeiffer_inv, unipelt
+from peftjax.peft.vera import vera
 
 __all__ = [
     "across_layers", "activate", "adapter_plus", "adapters", "anneal", "attach", "bitfit", "boft", "bottleneck", "classifier", "combine",
     "compacter", "compacter_plus_plus", "cut_points", "dequantised", "detach", "direft", "drop_layers", "folded", "full", "gated_lora",
-    "head_only", "houlsby", "houlsby_inv", "hra", "ia3", "invertible", "lora", "loreft", "mam", "merge", "merge_into", "noreft",
-    "norm_only", "oft", "p_tuning", "parallel", "partition", "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "reft", "road",
-    "scaled_parallel", "table", "trainable_tokens", "unipelt",
+    "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3", "invertible", "loha", "lokr", "lora", "loreft", "mam", "merge",
+    "merge_into", "miss", "noreft", "norm_only", "oft", "p_tuning", "parallel", "partition", "pfeiffer", "pfeiffer_inv", "prefix",
+    "prompt_tuning", "reft", "road", "scaled_parallel", "shira", "table", "trainable_tokens", "unipelt", "vera",
 ]

@@ -14,17 +14,23 @@ from peftjax.peft.bottleneck import bottleneck
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter
 from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
 from peftjax.peft.invertible import invertible
+from peftjax.peft.loha import loha
+from peftjax.peft.lokr import lokr
 from peftjax.peft.lora import lora
+from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
 from peftjax.peft.prefix import prefix
 from peftjax.peft.prompt import p_tuning, prompt_tuning
 from peftjax.peft.reft import reft
 from peftjax.peft.road import road
+from peftjax.peft.shira import shira
 from peftjax.peft.tokens import trainable_tokens
+from peftjax.peft.vera import vera
 
 METHODS = {
     "lora": lora,
@@ -35,6 +41,12 @@ METHODS = {
     "head_only": head_only,
     "classifier": classifier,
     "trainable_tokens": trainable_tokens,
+    "hira": hira,
+    "loha": loha,
+    "lokr": lokr,
+    "miss": miss,
+    "shira": shira,
+    "vera": vera,
     "ia3": ia3,
     "oft": oft,
     "boft": boft,

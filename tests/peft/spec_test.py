@@ -10,16 +10,22 @@ from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, scaled_pa
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter
 from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
 from peftjax.peft.invertible import invertible
+from peftjax.peft.loha import loha
+from peftjax.peft.lokr import lokr
 from peftjax.peft.lora import lora
+from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
 from peftjax.peft.reft import direft, reft
 from peftjax.peft.road import road
+from peftjax.peft.shira import shira
 from peftjax.peft.spec import METHODS, from_data, to_data
 from peftjax.peft.tokens import trainable_tokens
+from peftjax.peft.vera import vera
 
 EXAMPLES = [
     lora(), lora(rank=4, alpha=8.0, targets=("q_proj", ".*/v"), dropout=0.1, rslora=True, init="gaussian"),
@@ -29,6 +35,8 @@ EXAMPLES = [
     norm_only(name="norms"), head_only(), classifier(labels=("no", "yes"), hidden=False), trainable_tokens(ids=(3, 50), targets="lm_head"),
     lora(dora=True),
     lora(lora_bias=True, ensure_weight_tying=False), full(targets=("embed_tokens",), ensure_weight_tying=False), bitfit(targets="all"),
+    hira(init="gaussian", rank_pattern={"q_proj": 4}), loha(rank=4, alpha_pattern={"q_proj": 2.0}), lokr(decompose_both=True),
+    miss(form="mini", mini_rank=2), shira(mask="magnitude", seed=3), vera(d_initial=0.2),
     ia3(feedforward=()), oft(blocks=4, exact=True), boft(factors=2), hra(gram_schmidt=True), road(variant=4), adapter_plus(gate="mean"),
     compacter(layers=(1, 2)), invertible(init="bert"), reft(rank=4), direft(tied=True), gated_lora(alpha=2.0),
     across_layers(lora(rank_pattern={"q_proj": 4}, layers=(1,)), name="tone"), across_layers(compacter()),
