@@ -31,6 +31,7 @@ class Kernel:
     matrices: ClassVar[tuple[str, ...]] = ()
     fast: ClassVar[tuple[str, ...]] = ()
     ranked: ClassVar[tuple[str, ...]] = ()  # fields whose rows past a layer's own rank are zero in a stack of several ranks
+    adds: ClassVar[bool] = False  # whether `dot` adds to the product with what is wrapped something that does not depend on it
     keeps_product: ClassVar[bool] = False  # whether `dot` itself names what the backward pass should find again (`PRODUCT`)
 
     @property

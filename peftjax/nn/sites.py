@@ -3,7 +3,8 @@
     x = site(self, "mlp_out", x, residual=r, normed=h)
 
 is the identity, and costs nothing, when nothing is attached. What is attached lies in the parameter tree under the site's name,
-one entry per adapter: `params/blocks/mlp_out = {"tone": Bottleneck(...)}`. Entries act one after another, in the order of their names.
+one entry per adapter: `params/blocks/mlp_out = {"tone": Bottleneck(...)}`. Entries act one after another, in the order of their names,
+unless one entry stands in the place of all and composes them.
 
 | site | where | value |
 |---|---|---|
@@ -23,6 +24,8 @@ from typing import NamedTuple
 
 import jax
 from flax import linen as nn
+
+from peftjax.nn.kernels import Entry
 
 # Which parameter beside (or, at the top, named) says how wide the value at a site is: its last axis is that width.
 WIDTH_FROM = {
@@ -50,6 +53,7 @@ def site(module: nn.Module, name: str, x, **context):
     if not module.has_variable("params", name):
         return x
     entries = module.get_variable("params", name)
+    entries = {"": entries} if isinstance(entries, Entry) else entries
     key = module.make_rng("dropout") if module.has_rng("dropout") else None  # each entry folds its own name in
     for adapter in sorted(entries):
         y = entries[adapter](x, key=key, **context)

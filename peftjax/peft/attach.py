@@ -13,6 +13,7 @@ import jax
 
 from peftjax.nn.kernels import Entry, Kernel, Tied
 from peftjax.nn.tree import flatten, put, walk
+from peftjax.peft.composed import Composed, ComposedEntry, without
 from peftjax.peft.select import cuts
 
 
@@ -31,8 +32,11 @@ def attach(params: dict, methods: Sequence[Method], key: jax.Array) -> dict:
     Works on arrays and, under `jax.eval_shape` or `jit`, on abstract trees. Arrays of `params` are shared with the result.
 
     Raises:
-        ValueError: a rule that matches nothing, or two methods that claim one leaf.
+        ValueError: a rule that matches nothing, two methods that claim one leaf, or adapters that are composed already.
     """
+    composed = [path for path, value in walk(params) if isinstance(value, Composed | ComposedEntry)]
+    if composed:
+        raise ValueError(f"adapters are composed at {composed[0]}: decompose(params), attach, and compose with the new ones")
     for method in methods:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", method.name):
             raise ValueError(
@@ -53,6 +57,8 @@ def adapters(params: dict) -> list[str]:
 
 def names_in(value: Any) -> set[str]:
     """The adapters of one kernel node or site entry."""
+    if isinstance(value, Composed | ComposedEntry):
+        return set(value.parts) | names_in(getattr(value, "base", None))
     if isinstance(value, Entry):
         return {value.name}
     if isinstance(value, Kernel):
@@ -65,7 +71,7 @@ def detach(params: dict, names: Iterable[str] | None = None) -> dict:
     """A new tree without the named adapters (default: without any): what remains computes bit for bit what it did before they came.
 
     Raises:
-        ValueError: a name that no adapter has.
+        ValueError: a name that no adapter has, or one of adapters that are composed beside each other, of which others would stay.
     """
     present = adapters(params)
     names = set(present if names is None else names)
@@ -80,6 +86,8 @@ def detach(params: dict, names: Iterable[str] | None = None) -> dict:
 
 def _strip(value: Any, names: set[str]) -> Any:
     """What is left of a node or entry; None where nothing stood before."""
+    if isinstance(value, ComposedEntry):
+        return without(value, names)
     if isinstance(value, Entry):
         return None if value.name in names else value
     left = _unwrap(value, names)
@@ -89,6 +97,9 @@ def _strip(value: Any, names: set[str]) -> Any:
 def _unwrap(value: Any, names: set[str]) -> Any:
     if isinstance(value, Tied):
         return dataclasses.replace(value, apart=tuple(name for name in value.apart if name not in names))
+    if isinstance(value, Composed):
+        left = without(value, names)
+        return dataclasses.replace(left, base=_unwrap(left.base, names)) if isinstance(left, Composed) else _unwrap(left, names)
     if not isinstance(value, Kernel) or not hasattr(value, "name"):
         return value
     base = _unwrap(value.base, names)

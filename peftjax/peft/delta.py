@@ -27,6 +27,8 @@ class Delta(Wrapping):
     dropout: jax.Array | None
     name: str
 
+    adds = True
+
     def delta(self) -> jax.Array:
         """ΔW [in, out] float32; with a leading L outside the scanned body."""
         raise TypeError(f"{type(self).__name__} has no dense form")
@@ -67,6 +69,6 @@ def wrap(
 
 def weight_under(kernel: Any) -> Any:
     """The weight below all adapters of a kernel: what an update that multiplies it reads, whichever was attached first."""
-    while isinstance(kernel, Kernel) and hasattr(kernel, "name"):
-        kernel = kernel.base
+    while isinstance(kernel, Kernel) and (hasattr(kernel, "name") or hasattr(kernel, "bare")):
+        kernel = kernel.bare if hasattr(kernel, "bare") else kernel.base
     return kernel

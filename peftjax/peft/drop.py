@@ -18,6 +18,7 @@ from peftjax.nn.kernels import Entry, Kernel
 from peftjax.nn.shared import is_shared
 from peftjax.nn.tree import place, put, walk
 from peftjax.peft.attach import adapters, names_in
+from peftjax.peft.composed import Composed, ComposedEntry
 
 
 def drop_layers(params: dict, layers: Sequence[int] | jax.Array, names: Iterable[str] | None = None) -> dict:
@@ -69,6 +70,8 @@ def _dropped(value: Any, off: jax.Array, names: set[str]) -> Any:
     changed = {}
     if isinstance(value, Kernel) and isinstance(getattr(value, "base", None), Kernel):
         changed["base"] = _dropped(value.base, off, names)
+    if isinstance(value, Composed | ComposedEntry):
+        changed["parts"] = {name: _dropped(part, off, names) for name, part in value.parts.items()}
     if isinstance(value, Kernel | Entry) and getattr(value, "name", None) in names:
         shared = {field: jnp.zeros(()) for field in value.array_fields if is_shared(getattr(value, field))}
         before = dataclasses.replace(value, **shared)

@@ -45,6 +45,7 @@ class LoRA(Wrapping):
     matrices = ("a", "b")
     fast = ("b",)
     ranked = ("a", "b")
+    adds = True
 
     def thin_input(self, training):
         return None if training and self.dropout is not None else self.a

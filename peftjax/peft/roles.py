@@ -28,6 +28,8 @@ def _roles(value: Any, name: str) -> Any:
             child = getattr(value, field)
             if field == "base":
                 children[field] = _roles(child, name)
+            elif isinstance(child, dict):  # of composed adapters
+                children[field] = {part: _roles(value, name) for part, value in child.items()}
             else:
                 children[field] = child if child is None or is_shared(child) else _role(value, field, name)
         return dataclasses.replace(value, **children)

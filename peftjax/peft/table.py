@@ -5,6 +5,7 @@ from typing import Any
 from peftjax.nn.kernels import Entry, Kernel
 from peftjax.nn.quant import Quantised
 from peftjax.nn.tree import flatten, walk
+from peftjax.peft.composed import Composed, ComposedEntry
 from peftjax.peft.partition import size
 
 HEADINGS = ("path", "shape", "dtype", "node", "", "bytes")
@@ -30,6 +31,9 @@ def table(params: dict, trainable: dict) -> str:
 
 def _holder(value: Kernel | Entry, path: str, at: str) -> str:
     """The name of the node at `at` that a leaf belongs to: the quantised weight under all adapters, or the outermost adapter."""
+    if isinstance(value, Composed | ComposedEntry):
+        rest = path.removeprefix(f"{at}/").split("/")
+        value = value.parts[rest[0]] if len(rest) > 1 and rest[0] in value.parts else value
     weight = value
     while isinstance(getattr(weight, "base", None), Kernel):
         weight = weight.base

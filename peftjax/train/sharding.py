@@ -59,6 +59,8 @@ def _shard(value: Any, mesh: Mesh, rules, path: str) -> Any:
                 placed[field] = None
             elif field == "base":
                 placed[field] = _shard(child, mesh, rules, path)
+            elif field == "parts":  # of composed adapters
+                placed[field] = {name: _shard(part, mesh, rules, path) for name, part in child.items()}
             else:
                 placed[field] = jax.tree.map(lambda x, f=field: _named(x, mesh, _field_axes(value, f, _axes(path, rules))), child)
         return dataclasses.replace(value, **placed)

@@ -25,6 +25,7 @@ from peftjax.nn.kernels import Entry, Kernel
 from peftjax.nn.shared import STORE, SharedValue, is_shared
 from peftjax.nn.tree import place, put, walk
 from peftjax.peft.attach import adapters, attach
+from peftjax.peft.compose import decompose
 
 LISTED = 20
 # What attaching finds again from the method's own settings and the base; everything else of a node is stored.
@@ -62,7 +63,7 @@ class Adapter:
 
 
 def extract(params: dict, methods: Sequence[Any], name: str | None = None, **about: Any) -> Adapter:
-    """The adapter called `name` (default: the only one) out of a tree.
+    """The adapter called `name` (default: the only one) out of a tree, which is the same in whatever composition.
 
     Args:
         methods: those it was attached with.
@@ -71,6 +72,7 @@ def extract(params: dict, methods: Sequence[Any], name: str | None = None, **abo
     Raises:
         ValueError: no such adapter, or two of its nodes on one kernel.
     """
+    params = decompose(params)
     present = adapters(params)
     if name is None and len(present) == 1:
         name = present[0]
