@@ -11,10 +11,12 @@
 from peftjax.peft.across_layers import across_layers
 from peftjax.peft.anneal import anneal
 from peftjax.peft.attach import activate, adapters, attach, cut_points, detach
+from peftjax.peft.blend import blend, blend_changes, to_lora
 from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter, compacter_plus_plus
+from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.drop import drop_layers
 from peftjax.peft.folded import folded
 from peftjax.peft.gated_lora import gated_lora
@@ -41,9 +43,10 @@ from peftjax.peft.unions import houlsby_inv, mam, pfeiffer_inv, unipelt
 from peftjax.peft.vera import vera
 
 __all__ = [
-    "across_layers", "activate", "adapter_plus", "adapters", "anneal", "attach", "bitfit", "boft", "bottleneck", "classifier", "combine",
-    "compacter", "compacter_plus_plus", "cut_points", "dequantised", "detach", "direft", "drop_layers", "folded", "full", "gated_lora",
-    "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3", "invertible", "loha", "lokr", "lora", "loreft", "mam", "merge",
-    "merge_into", "miss", "noreft", "norm_only", "oft", "p_tuning", "parallel", "partition", "pfeiffer", "pfeiffer_inv", "prefix",
-    "prompt_tuning", "reft", "road", "scaled_parallel", "shira", "table", "trainable_tokens", "unipelt", "vera",
+    "across_layers", "activate", "adapter_plus", "adapters", "anneal", "attach", "bitfit", "blend", "blend_changes", "boft", "bottleneck",
+    "classifier", "combine", "compacter", "compacter_plus_plus", "cut_points", "dense_delta", "dequantised", "detach", "direft",
+    "drop_layers", "folded", "full", "gated_lora", "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3", "invertible", "loha",
+    "lokr", "lora", "loreft", "mam", "merge", "merge_into", "miss", "noreft", "norm_only", "oft", "p_tuning", "parallel", "partition",
+    "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "reft", "road", "scaled_parallel", "shira", "table", "to_lora",
+    "trainable_tokens", "unipelt", "vera",
 ]

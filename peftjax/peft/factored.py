@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-NOISE = 1e-6  # of the largest singular value: what float32 factors cannot tell from nothing
+EXACT = 5e-7  # of the Frobenius norm: what float32 factors cannot tell from nothing
 
 
 class Factors(NamedTuple):
@@ -102,8 +102,6 @@ def kept(found: Spectrum, rank: int) -> Factors:
 
 
 def rank_within(values: np.ndarray, tolerance: float) -> int:
-    """The smallest rank whose nearest matrix is off by at most `tolerance` of the Frobenius norm, values below NOISE of the largest not
-    counted: 0 of nothing."""
-    values = values[values > NOISE * values.max(initial=0.0)]
+    """The smallest rank whose nearest matrix is off by at most `tolerance`, or EXACT, of the Frobenius norm; 0 of nothing."""
     behind = np.sqrt(np.append(np.cumsum(np.square(values[::-1]))[::-1], 0.0))  # behind[r]: what is left past r values
-    return int(np.argmax(behind <= tolerance * behind[0]))
+    return int(np.argmax(behind <= max(tolerance, EXACT) * behind[0]))

@@ -13,6 +13,7 @@ from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter
+from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
@@ -41,6 +42,7 @@ METHODS = {
     "head_only": head_only,
     "classifier": classifier,
     "trainable_tokens": trainable_tokens,
+    "dense_delta": dense_delta,
     "hira": hira,
     "loha": loha,
     "lokr": lokr,

@@ -9,6 +9,7 @@ from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, scaled_parallel
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter
+from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
@@ -39,7 +40,7 @@ EXAMPLES = [
     miss(form="mini", mini_rank=2), shira(mask="magnitude", seed=3), vera(d_initial=0.2),
     ia3(feedforward=()), oft(blocks=4, exact=True), boft(factors=2), hra(gram_schmidt=True), road(variant=4), adapter_plus(gate="mean"),
     compacter(layers=(1, 2)), invertible(init="bert"), reft(rank=4), direft(tied=True), gated_lora(alpha=2.0),
-    across_layers(lora(rank_pattern={"q_proj": 4}, layers=(1,)), name="tone"), across_layers(compacter()),
+    dense_delta(layers=(1,)), across_layers(lora(rank_pattern={"q_proj": 4}, layers=(1,)), name="tone"), across_layers(compacter()),
 ]  # fmt: skip
 
 

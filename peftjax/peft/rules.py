@@ -1,0 +1,75 @@
+"""From what stands at each kernel of each layer to the methods that make room for the same: one for the modules that lie on the same
+layers, with patterns for the numbers that differ from its own.
+
+    {"blocks/0/attn/q/kernel": Rule(lora, rank=4), "blocks/1/attn/q/kernel": Rule(lora, rank=8)}
+    (lora(rank=4, targets=("q_proj",), rank_pattern={"blocks/1/attn/q": 8}),)
+"""
+
+import collections
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from peftjax.peft.dense_delta import dense_delta
+from peftjax.peft.lora import lora
+from peftjax.peft.select import NAMES, module_of
+
+
+class Rule(NamedTuple):
+    """What stands at one kernel of one layer: `kind` of method, its rank and scale (of a LoRA), and whether a bias goes with it."""
+
+    kind: type
+    rank: int = 0
+    scale: float = 1.0
+    biased: bool = False
+
+
+def methods_of(rules: Mapping[str, Rule], layers: int, name: str, apart: bool = False) -> tuple[Any, ...]:
+    """The methods that put nodes like these on a base of so many layers: one for the modules that lie on the same layers.
+
+    Args:
+        rules: by path with the layer's number.
+        apart: a head that is tied to the embedding does not follow.
+    """
+    on: dict[str, dict[int | None, Rule]] = collections.defaultdict(dict)
+    for key, rule in rules.items():
+        number = int(key.split("/")[1]) if key.startswith("blocks/") else None
+        module = module_of(key)
+        on[module if number is None else module.replace(f"blocks/{number}/", "blocks/", 1)][number] = rule
+    groups: dict[tuple, dict[str, dict[int | None, Rule]]] = collections.defaultdict(dict)
+    for module, by_layer in on.items():
+        first = next(iter(by_layer.values()))
+        lies_on = tuple(sorted(number for number in by_layer if number is not None))
+        lies_on = None if lies_on in ((), tuple(range(layers))) else lies_on
+        groups[lies_on or (), first.kind.__name__, first.biased][module] = by_layer
+    methods = []
+    for (lies_on, kind, biased), modules in sorted(groups.items()):
+        shared = {"targets": tuple(_named(module) for module in sorted(modules)), "layers": lies_on or None, "name": name}
+        if kind == dense_delta.__name__:
+            methods.append(dense_delta(**shared))
+            continue
+        ranks = {module: {layer: rule.rank for layer, rule in by_layer.items()} for module, by_layer in modules.items()}
+        alphas = {module: {layer: rule.scale * rule.rank for layer, rule in by_layer.items()} for module, by_layer in modules.items()}
+        rank = collections.Counter(rank for by_layer in ranks.values() for rank in by_layer.values()).most_common(1)[0][0]
+        if ranks == alphas:
+            alpha, alphas = None, {}
+        else:
+            alpha = collections.Counter(alpha for by_layer in alphas.values() for alpha in by_layer.values()).most_common(1)[0][0]
+        tying = {"ensure_weight_tying": False} if apart and "embed" in modules else {}
+        methods.append(lora(rank=rank, alpha=alpha, rank_pattern=_exceptions(ranks, rank), alpha_pattern=_exceptions(alphas, alpha),
+                            lora_bias=biased, **shared, **tying))
+    return tuple(methods)
+
+
+def _named(module: str) -> str:
+    return next((name for name, pattern in NAMES.items() if pattern == module), module)
+
+
+def _exceptions(values: Mapping[str, Mapping[int | None, Any]], default: Any) -> dict[str, Any]:
+    """Exceptions from `default`: by module where all its layers agree, else by layer, which is looked at first."""
+    single, whole = {}, {}
+    for module, by_layer in sorted(values.items()):
+        if len(set(by_layer.values())) == 1:
+            whole[_named(module)] = next(iter(by_layer.values()))
+        else:
+            single |= {module.replace("blocks/", f"blocks/{layer}/", 1): value for layer, value in sorted(by_layer.items())}
+    return {pattern: value for pattern, value in (single | whole).items() if value != default}
