@@ -144,7 +144,10 @@ def _stored(node: Any) -> dict[str, Any]:
 
 def _keys(path: str, node: Any) -> list[tuple[int | None, str]]:
     """(index along the layer axis, key of the piece) for each layer of a node."""
-    logical, layers = place(path, next(iter(_stored(node).values())).shape[0] if path.startswith("blocks") else 0)
+    stored = _stored(node)
+    if not stored:  # all that it has is shared
+        return []
+    logical, layers = place(path, next(iter(stored.values())).shape[0] if path.startswith("blocks") else 0)
     if layers is None:
         return [(None, path)]
     return [(i, logical.replace("blocks/", f"blocks/{layer}/", 1)) for i, layer in enumerate(layers)]
