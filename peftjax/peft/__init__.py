@@ -16,10 +16,13 @@ from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter, compacter_plus_plus
+from peftjax.peft.delora import delora
 from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.drop import drop_layers
 from peftjax.peft.folded import folded
+from peftjax.peft.fourierft import fourierft
 from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
@@ -34,6 +37,7 @@ from peftjax.peft.partition import combine, partition
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
 from peftjax.peft.prefix import prefix
 from peftjax.peft.prompt import p_tuning, prompt_tuning
+from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import direft, loreft, noreft, reft
 from peftjax.peft.road import road
 from peftjax.peft.shira import shira
@@ -44,9 +48,9 @@ from peftjax.peft.vera import vera
 
 __all__ = [
     "across_layers", "activate", "adapter_plus", "adapters", "anneal", "attach", "bitfit", "blend", "blend_changes", "boft", "bottleneck",
-    "classifier", "combine", "compacter", "compacter_plus_plus", "cut_points", "dense_delta", "dequantised", "detach", "direft",
-    "drop_layers", "folded", "full", "gated_lora", "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3", "invertible", "loha",
-    "lokr", "lora", "loreft", "mam", "merge", "merge_into", "miss", "noreft", "norm_only", "oft", "p_tuning", "parallel", "partition",
-    "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "reft", "road", "scaled_parallel", "shira", "table", "to_lora",
-    "trainable_tokens", "unipelt", "vera",
+    "classifier", "combine", "compacter", "compacter_plus_plus", "cut_points", "delora", "dense_delta", "dequantised", "detach", "direft",
+    "drop_layers", "folded", "fourierft", "full", "gated_lora", "gralora", "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3",
+    "invertible", "loha", "lokr", "lora", "loreft", "mam", "merge", "merge_into", "miss", "noreft", "norm_only", "oft", "p_tuning",
+    "parallel", "partition", "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "randlora", "reft", "road", "scaled_parallel", "shira",
+    "table", "to_lora", "trainable_tokens", "unipelt", "vera",
 ]

@@ -13,8 +13,11 @@ from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter
+from peftjax.peft.delora import delora
 from peftjax.peft.dense_delta import dense_delta
+from peftjax.peft.fourierft import fourierft
 from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
@@ -27,6 +30,7 @@ from peftjax.peft.oft import oft
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
 from peftjax.peft.prefix import prefix
 from peftjax.peft.prompt import p_tuning, prompt_tuning
+from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import reft
 from peftjax.peft.road import road
 from peftjax.peft.shira import shira
@@ -43,10 +47,14 @@ METHODS = {
     "classifier": classifier,
     "trainable_tokens": trainable_tokens,
     "dense_delta": dense_delta,
+    "delora": delora,
+    "fourierft": fourierft,
+    "gralora": gralora,
     "hira": hira,
     "loha": loha,
     "lokr": lokr,
     "miss": miss,
+    "randlora": randlora,
     "shira": shira,
     "vera": vera,
     "ia3": ia3,

@@ -9,8 +9,11 @@ from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, scaled_parallel
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter
+from peftjax.peft.delora import delora
 from peftjax.peft.dense_delta import dense_delta
+from peftjax.peft.fourierft import fourierft
 from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
@@ -21,6 +24,7 @@ from peftjax.peft.lora import lora
 from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import direft, reft
 from peftjax.peft.road import road
 from peftjax.peft.shira import shira
@@ -38,6 +42,7 @@ EXAMPLES = [
     lora(lora_bias=True, ensure_weight_tying=False), full(targets=("embed_tokens",), ensure_weight_tying=False), bitfit(targets="all"),
     hira(init="gaussian", rank_pattern={"q_proj": 4}), loha(rank=4, alpha_pattern={"q_proj": 2.0}), lokr(decompose_both=True),
     miss(form="mini", mini_rank=2), shira(mask="magnitude", seed=3), vera(d_initial=0.2),
+    delora(strength_pattern={"q_proj": 1.5}), fourierft(frequency_pattern={"q_proj": 9}), gralora(hybrid_rank=2), randlora(bases="sparse"),
     ia3(feedforward=()), oft(blocks=4, exact=True), boft(factors=2), hra(gram_schmidt=True), road(variant=4), adapter_plus(gate="mean"),
     compacter(layers=(1, 2)), invertible(init="bert"), reft(rank=4), direft(tied=True), gated_lora(alpha=2.0),
     dense_delta(layers=(1,)), across_layers(lora(rank_pattern={"q_proj": 4}, layers=(1,)), name="tone"), across_layers(compacter()),
