@@ -53,14 +53,14 @@ def norm(config: DecoderConfig, name: str | None = None) -> nn.Module:
 class Attention(nn.Module):
     """Grouped-query attention over h [B, T, D]; returns ([B, T, D], the cache's keys and values with the new ones written, or None).
 
-    `seen` is a `Sight`, or with a cache the mask [B, T, S]; `cached` is (k, v [L, B, G, S, K], layer, slot); `tokens` is for what stands
-    before the sequence.
+    `seen` is a `Sight`, or with a cache the mask [B, T, S]; `cached` is (k, v [L, B, G, S, K], layer, slot). What stands before the
+    sequence reads `tokens`, and is seen from `positions` int [B, T] through `window`.
     """
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, h, angles, seen, cached, tokens):
+    def __call__(self, h, angles, seen, cached, tokens, positions, window):
         c = self.config
         batch, length = h.shape[:2]
         widths = {"q": c.heads * c.head_size, "k": c.kv_heads * c.head_size, "v": c.kv_heads * c.head_size}
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         how = {"scale": None if c.query_scalar is None else c.query_scalar**-0.5, "softcap": c.attention_softcap}
-        how["before"] = keys_values(self, h, tokens, c.kv_heads, c.head_size)
+        how["before"] = keys_values(self, h, tokens, c.kv_heads, c.head_size, positions, window)
         if cached is None:
             out = attend(q, k, v, seen, **how)
         else:
@@ -119,11 +119,12 @@ class Block(nn.Module):
         c, (x, cache) = self.config, carry
         angles, window = views if kind is None else jax.tree.map(lambda view: view[kind], views)
         if cache is None:
-            seen, cached = sight.replace(window=window if kind is not None else self._window()), None
+            window = window if kind is not None else self._window()
+            seen, cached = sight.replace(window=window), None
         else:
             seen, cached = sight.mask(window), (*cache, layer, sight.slot)
         h = site(self, "attn_in", norm(c, "attn_norm")(x), residual=x, tokens=tokens)
-        u, cache = Attention(c, name="attn")(h, angles, seen, cached, tokens)
+        u, cache = Attention(c, name="attn")(h, angles, seen, cached, tokens, sight.positions, window)
         u = norm(c, "attn_post_norm")(u) if c.post_norms else u
         x = x + site(self, "attn_out", u, residual=x, normed=h, tokens=tokens)
         h = site(self, "mlp_in", norm(c, "mlp_norm")(x), residual=x, tokens=tokens)

@@ -44,7 +44,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, h, sight, tokens):
         c = self.config
-        before = keys_values(self, h, tokens, c.heads, c.head_size)
+        before = keys_values(self, h, tokens, c.heads, c.head_size, sight.positions)
         q, k, v = linears(self, h, {name: Linear(c.width, use_bias=True, name=name) for name in ("q", "k", "v")})
         q, k, v = (x.reshape(*h.shape[:2], c.heads, c.head_size) for x in (q, k, v))
         return Linear(c.width, use_bias=True, name="o")(attend(q, k, v, sight, before=before).reshape(h.shape))

@@ -2,7 +2,7 @@
 
 | place | an entry gives | seen by |
 |---|---|---|
-| blocks/attn/kv | keys and values before those of the sequence, for each layer | all tokens of all segments, however small the window is |
+| blocks/attn/kv | keys and values before those of the sequence, for each layer | all tokens of all segments, whatever the window |
 | prompt | embeddings before the line: virtual tokens | all tokens behind them, whatever their segment, as if they began it |
 
     params/blocks/attn/kv = {"task": Prefix(k=[L, P, GK], v=[L, P, GK], ...)}
@@ -16,7 +16,7 @@ An entry at `blocks/attn/kv` has
     keys_values(h, tokens, key) -> KeysValues      in the scanned body; h [B, T, D] is what the attention layer reads, `tokens` are as
                                                    at sites, `key` is for dropout or None
     shift(batch) -> int or int32 [B]               positions of tokens begin there instead of at 0; asked of the entry as it lies in the
-                                                   tree, with the layer axis in its leaves
+                                                   tree, with the layer axis in its leaves; the most of any row for a batch of None
 
 and one at `prompt`
 
@@ -41,7 +41,8 @@ class KeysValues(NamedTuple):
     """Keys and values before a sequence, not rotated.
 
     k, v: [P, G K] or [B, P, G K], or [..., G, K] once a layer has split them into heads; seen: bool [B, P] or [B, T, P], or None for all;
-    key_gate, value_gate: [B, T, P], by which a token multiplies the scores of the keys and what it takes from the values, or None.
+    key_gate, value_gate: [B, T, P], by which a token multiplies the scores of the keys and what it takes from the values, or None; places:
+    int [P], negative, how far before the first token they count as standing where a layer has a window, or None to be seen by all.
     """
 
     k: jax.Array
@@ -49,14 +50,28 @@ class KeysValues(NamedTuple):
     seen: jax.Array | None = None
     key_gate: jax.Array | None = None
     value_gate: jax.Array | None = None
+    places: jax.Array | None = None
+
+    def within(self, positions, window: Any) -> "KeysValues":
+        """As tokens at `positions` int [B, T] see them through a window, which is None where there is none."""
+        if self.places is None or window is None:
+            return self._replace(places=None)
+        near = positions[:, :, None] - self.places[None, None] < window
+        seen = self.seen if self.seen is None or self.seen.ndim == 3 else self.seen[:, None]
+        return self._replace(seen=near if seen is None else near & seen, places=None)
 
     def heads(self, groups: int) -> "KeysValues":
         """With `groups` heads of keys and of values."""
         return self._replace(**{name: x.reshape(*x.shape[:-1], groups, -1) for name, x in (("k", self.k), ("v", self.v))})
 
 
-def keys_values(module: nn.Module, h, tokens, groups: int, size: int) -> KeysValues | None:
-    """What stands before the sequence in an attention layer of `groups` key/value heads of `size`; None where nothing does.
+def keys_values(module: nn.Module, h, tokens, groups: int, size: int, positions, window: Any = None) -> KeysValues | None:
+    """What stands before the sequence in an attention layer; None where nothing does.
+
+    Args:
+        h, tokens: as the entries get them.
+        groups, size: the layer's key/value heads, and the size of one.
+        positions, window: int [B, T] of what is in h, and the layer's window, or None.
 
     Raises:
         ValueError: an entry whose keys are made for other heads.
@@ -73,7 +88,7 @@ def keys_values(module: nn.Module, h, tokens, groups: int, size: int) -> KeysVal
                 f"{type(entries[name]).__name__} {name!r} has keys {part.k.shape} and values {part.v.shape}; this base has {groups} "
                 f"key/value heads of {size}, {groups * size} numbers a slot"
             )
-        parts.append(part._replace(k=part.k.astype(h.dtype), v=part.v.astype(h.dtype)))
+        parts.append(part.within(positions, window)._replace(k=part.k.astype(h.dtype), v=part.v.astype(h.dtype)))
     return _behind_each_other(parts, *h.shape[:2]).heads(groups)
 
 
@@ -106,7 +121,7 @@ def _behind_each_other(parts: Sequence[KeysValues], batch: int, length: int) -> 
     )
 
 
-def shift(params: Mapping[str, Any], batch: int) -> int | jax.Array:
+def shift(params: Mapping[str, Any], batch: int | None) -> int | jax.Array:
     """Where the positions of tokens begin: the sum over the entries of a stack, or the most of several stacks; int, or int32 [B]."""
     most: int | jax.Array = 0
     for stack, layers in params.items():
@@ -134,5 +149,5 @@ def embeddings(entries: Mapping[str, Any], batch: int, dtype: Any, key: jax.Arra
 
 def places_ahead(params: Mapping[str, Any]) -> int:
     """The most positions that context takes before the first token of a row: what a table of learned positions must hold beside it."""
-    moved = shift(params, 1)
+    moved = shift(params, None)
     return virtual_tokens(params.get(PROMPT)) + (moved if isinstance(moved, int) else int(jnp.max(moved)))

@@ -7,13 +7,16 @@
 
     attention over [K_P ; K] and [V_P ; V];        with an encoder (K_P, V_P) = tanh(embedding Dᵀ + d) U + u in each layer
 
-Keys are not rotated. With gates a token multiplies its scores of the keys, and what it takes from the values, by sigmoid(h g + b), h being
+Keys are not rotated. Through a layer's window all of them are seen, or with `slides` those that would be if they were tokens (HF PEFT), so
+that a text of more tokens than the window loses them.
+
+With gates a token multiplies its scores of the keys, and what it takes from the values, by sigmoid(h g + b), h being
 what the attention layer reads: each token by its own ("token"), or by the mean over its segment ("mean", for encoders; AdapterHub's mean
 counts padding too, see `peftjax.peft.bottleneck`).
 
 | ours              | HF PEFT                                                 | AdapterHub                                    |
 |---|---|---|
-| offset            | True: positions of tokens start at P                    | False: at 0                                   |
+| offset, slides    | True: positions of tokens start at P                    | False: at 0                                   |
 | k[l], v[l]        | prompt_embeddings as [P, L, 2, GK]: [:, l, 0], [:, l, 1] | flat: control_trans, in the same way         |
 | embedding         | what is computed alone is stored                        | wte.weight [P, D]                             |
 | down, down_bias   |                                                         | control_trans.0.{weight [M, D], bias [M]}     |
@@ -52,6 +55,8 @@ class _Before(Entry):
         kv = {"k": flat.k, "v": flat.v}
         if self.dropout is not None and key is not None:
             kv = {x: drop(jnp.broadcast_to(y, (h.shape[0], *y.shape)), self.dropout, key, f"{self.name}/{x}") for x, y in kv.items()}
+        if self.slides:
+            kv["places"] = jnp.arange(-self.size, 0)
         if self.gate is None:
             return KeysValues(**kv)
         gate = jax.nn.sigmoid(shrink(h, self.gate) + self.gate_bias.astype(h.dtype)[None, None])
@@ -64,11 +69,12 @@ class _Before(Entry):
         return self.size if self.offset else 0
 
 
-@node(arrays=("k", "v", "gate", "gate_bias", "dropout"), static=("offset", "gating", "name"))
+@node(arrays=("k", "v", "gate", "gate_bias", "dropout"), static=("offset", "slides", "gating", "name"))
 @dataclasses.dataclass(frozen=True)
 class Prefix(_Before):
     """The entry. k, v: [P, G K]; gate: [1 or 2, D] and gate_bias [1 or 2], the first for keys and the last for values, or None; dropout:
-    rate [] or None; all with a leading L outside the scanned body. offset: positions of tokens start at P; gating: one of GATINGS."""
+    rate [] or None; all with a leading L outside the scanned body. offset: positions of tokens start at P; slides: a window counts them as
+    tokens; gating: one of GATINGS."""
 
     k: jax.Array
     v: jax.Array
@@ -76,6 +82,7 @@ class Prefix(_Before):
     gate_bias: jax.Array | None
     dropout: jax.Array | None
     offset: bool
+    slides: bool
     gating: str
     name: str
 
@@ -93,7 +100,7 @@ class Prefix(_Before):
 
 @node(
     arrays=("embedding", "down", "down_bias", "up", "up_bias", "gate", "gate_bias", "dropout"),
-    static=("activation", "offset", "gating", "size", "name"),
+    static=("activation", "offset", "slides", "gating", "size", "name"),
 )
 @dataclasses.dataclass(frozen=True)
 class PrefixEncoder(_Before):
@@ -110,6 +117,7 @@ class PrefixEncoder(_Before):
     dropout: jax.Array | None
     activation: str
     offset: bool
+    slides: bool
     gating: str
     size: int
     name: str
@@ -122,7 +130,7 @@ class PrefixEncoder(_Before):
         h = ACTIVATIONS[self.activation](self.embedding @ self.down.T + self.down_bias[None])
         kv = jnp.einsum("PM,...MN->...PN", h, self.up) + self.up_bias[..., None, :]
         k, v = jnp.split(kv, 2, axis=-1)
-        return Prefix(k, v, self.gate, self.gate_bias, self.dropout, self.offset, self.gating, self.name)
+        return Prefix(k, v, self.gate, self.gate_bias, self.dropout, self.offset, self.slides, self.gating, self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +143,7 @@ class prefix:  # noqa: N801 (configs read `prefix(length=30)`)
         init: "random" is normal(1), or PyTorch's layers on a normal(1) embedding; "zeros" makes all keys and values zero.
         activation: of the network, a name in `peftjax.nn.layers.ACTIVATIONS`.
         offset: positions of tokens start at P, as if the prefix were tokens (HF PEFT); False: at 0 (AdapterHub).
+        slides: a window reaches back to the prefix as if it were tokens (HF PEFT); False: it is seen by every token.
         gates: 0, or 1 gate in each layer, or 2: one for keys and one for values. They start from a half.
         gating: "token" or "mean", see the module.
         dropout: rate on keys and values, at training time.
@@ -147,6 +156,7 @@ class prefix:  # noqa: N801 (configs read `prefix(length=30)`)
     init: str = "random"
     activation: str = "tanh"
     offset: bool = True
+    slides: bool = False
     gates: int = 0
     gating: str = "token"
     dropout: float = 0.0
@@ -202,7 +212,8 @@ class prefix:  # noqa: N801 (configs read `prefix(length=30)`)
         return params, shared
 
     def _entry(self, size: int, width: int, draw: Draw, shared: dict) -> Prefix | PrefixEncoder:
-        own: dict[str, Any] = {"dropout": draw.rate(self.dropout), "offset": self.offset, "gating": self.gating, "name": self.name}
+        own: dict[str, Any] = {"dropout": draw.rate(self.dropout), "offset": self.offset, "slides": self.slides}
+        own |= {"gating": self.gating, "name": self.name}
         own["gate"] = draw("gate", lambda key: 0.02 * jax.random.normal(key, (self.gates, width))) if self.gates else None
         own["gate_bias"] = draw.full(0, self.gates) if self.gates else None
         zeros = self.init == "zeros"

@@ -29,7 +29,10 @@ CONFIGS = {
         TINY, learned_positions=True, max_length=16, layer_norm=True, qkv_bias=True, out_bias=True, mlp_bias=True, gated=False
     ),
 }
-METHODS = (prompt_tuning(length=2, name="b"), prompt_tuning(length=1, name="a"), prefix(length=2), prefix(length=1, offset=False, name="c"))
+METHODS = (
+    prompt_tuning(length=2, name="b"), prompt_tuning(length=1, name="a"),
+    prefix(length=2, slides=True), prefix(length=1, offset=False, name="c"),
+)
 every_config = pytest.mark.parametrize("name", CONFIGS)
 
 
@@ -61,12 +64,12 @@ def test_virtual_tokens_are_tokens_before_the_line(name):
     assert np.abs(hidden(base(CONFIGS[name]), ids, name) - want).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@every_config
 def test_keys_and_values_of_a_text_before_the_sequence_are_the_text_before_it(name):
     config, ids, text = CONFIGS[name], tokens(), tokens(1, FRONT, seed=5)
     _, cache = call(base(config), text, model=Decoder(config), cache=empty_cache(config, 1, FRONT))
     k, v = (jnp.swapaxes(x[:, 0], 1, 2).reshape(config.layers, FRONT, -1) for x in (cache.k, cache.v))
-    params = with_keys_values(attach(base(config), [prefix(length=FRONT)], KEY), k, v)
+    params = with_keys_values(attach(base(config), [prefix(length=FRONT, slides=True)], KEY), k, v)
     whole = jnp.concatenate([jnp.broadcast_to(text, (len(ids), FRONT)), ids], axis=1)
     np.testing.assert_allclose(hidden(params, ids, name), hidden(base(config), whole, name)[:, FRONT:], rtol=1e-4, atol=1e-5)
 

@@ -39,7 +39,7 @@ def test_the_encoder_is_its_formula():
     h = np.tanh(np.asarray(one.embedding) @ np.asarray(one.down).T + np.asarray(one.down_bias))
     kv = h @ np.asarray(one.up) + np.asarray(one.up_bias)
     k, v, *rest = one.keys_values(H, TOKENS)
-    assert k.shape == v.shape == (3, WIDTH) and rest == [None, None, None]
+    assert k.shape == v.shape == (3, WIDTH) and set(rest) == {None}
     np.testing.assert_allclose(np.concatenate([k, v], axis=1), kv, rtol=1e-5, atol=1e-6)
 
 
@@ -79,6 +79,18 @@ def test_an_offset_is_where_positions_start():
     places = jnp.tile(jnp.arange(5)[None], (3, 1))
     assert np.abs(logits(near) - logits(far)).max() > 1e-4
     np.testing.assert_allclose(run(near, tokens(), Decoder(TINY), positions=places + 3), logits(far), rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_reaches_a_prefix_that_slides_as_far_as_tokens():
+    """Three slots and a window of three: the first token sees the last two slots, the third none. Without `slides` all are seen."""
+    for slides in (False, True):
+        one = layer(prefix(length=3, slides=slides)).keys_values(H, TOKENS)
+        assert one.within(TOKENS.positions, None).seen is None
+        seen = one.within(TOKENS.positions, 3).seen
+        if slides:
+            np.testing.assert_array_equal(seen[0], [[False, True, True], [False, False, True], [False] * 3, [False] * 3])
+        else:
+            assert seen is None
 
 
 def test_upper_layers_alone():
