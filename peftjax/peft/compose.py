@@ -23,9 +23,10 @@ from peftjax.nn.kernels import Entry, Kernel
 from peftjax.nn.shared import STORE
 from peftjax.nn.tree import put, walk
 from peftjax.peft.attach import adapters, names_in
-from peftjax.peft.composed import Composed, ComposedEntry, hung, on, placed, stacked
+from peftjax.peft.composed import Composed, ComposedEntry, hung, placed, stacked
 from peftjax.peft.composition import Average, Block, Composition, Fuse, Split, Stack, blocks, from_data, names
 from peftjax.peft.dora import DoRA
+from peftjax.peft.outcomes import on
 from peftjax.peft.parts import Trained
 from peftjax.peft.rows import RowContext
 from peftjax.peft.select import KERNELS

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from peftjax.nn.context import KeysValues
 from peftjax.nn.kernels import Entry, node
-from peftjax.peft.composed import whose
-from peftjax.peft.composition import ROUTES, Composition, blocks
+from peftjax.peft.composition import ROUTES, Composition
+from peftjax.peft.outcomes import whose
 
 
 @node(arrays=("base", "ids"), static=("plan", "name"))
@@ -44,10 +44,9 @@ class RowContext(Entry):
         return x, self._seen(seen, batch, x.shape[-2])
 
     def shift(self, batch):
-        """See `peftjax.nn.context`; of all rows alike while no numbers are given."""
+        """See `peftjax.nn.context`."""
         moved = self.base.shift(batch)
-        known = {block.at for block in blocks(self.plan) if hasattr(block, "at") and block.sizes is None} <= set(self.ids)
-        if isinstance(moved, int) and not moved or not known:
+        if batch is None or isinstance(moved, int) and not moved:
             return moved
         outside = dataclasses.replace(self, ids={at: ids[0] for at, ids in self.ids.items()})  # asked of the tree, where layers have each
         return jnp.where(outside._mine(batch), moved, 0).astype(jnp.int32)

@@ -38,7 +38,8 @@ def new_state(trainable: Any, optimiser: optax.GradientTransformation, key: jax.
 
 
 def make_step(
-    model: nn.Module, optimiser: optax.GradientTransformation, *, accumulate: int = 1, dropout: bool = False, axis: str | None = None
+    model: nn.Module, optimiser: optax.GradientTransformation, *, accumulate: int = 1, dropout: bool = False, axis: str | None = None,
+    arrange: Callable[[Any, Any], Any] = lambda params, batch: params,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The step function.
 
@@ -48,6 +49,7 @@ def make_step(
         accumulate: the batch is worked through in this many pieces; its rows must divide by it.
         dropout: give the model dropout keys, of (run, step, piece, and device under `axis`).
         axis: name of the mapped axis under `pmap`, None under `jit`.
+        arrange: (params, batch) -> params, what of the tree follows the batch: which adapter each row is for (`peftjax.peft.route`).
 
     Returns:
         step(state, frozen, batch) -> (state, metrics): loss (mean nats a token, without penalties), accuracy (of tokens), tokens that
@@ -55,7 +57,8 @@ def make_step(
     """
 
     def summed(trainable, frozen, batch, key):
-        losses, right = token_losses(model, combine(trainable, frozen), batch, key, head_is_frozen(trainable))
+        params = arrange(combine(trainable, frozen), batch)
+        losses, right = token_losses(model, params, batch, key, head_is_frozen(trainable))
         return jnp.sum(losses * batch.weights), (jnp.sum(batch.weights), jnp.sum(right * batch.weights))
 
     def piece(trainable, frozen, batch, key):

@@ -1,0 +1,185 @@
+"""A row of a batch that mixes methods is that of its method alone, whatever the order; numbers are no other program; gradients are too."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import TIED, TINY, adamw, base, logits, moved, run, tokens, train_batch
+
+from peftjax.models.decoder import Decoder
+from peftjax.models.generate import generate_ids
+from peftjax.nn.tree import flatten, get
+from peftjax.peft.attach import activate, attach
+from peftjax.peft.bottleneck import houlsby, pfeiffer
+from peftjax.peft.compose import compose
+from peftjax.peft.composition import BatchSplit, Parallel, Split, Stack
+from peftjax.peft.ia3 import ia3
+from peftjax.peft.lora import lora
+from peftjax.peft.partition import combine, partition
+from peftjax.peft.prefix import prefix
+from peftjax.peft.prompt import prompt_tuning
+from peftjax.peft.route import in_parallel, route
+from peftjax.train.loss import token_losses
+from peftjax.train.step import make_step, new_state
+
+KEY = jax.random.key(0)
+METHODS = (
+    lora(rank=2, targets=["all-linear", "embed_tokens", "lm_head"], name="lora"), houlsby(size=3, name="houlsby"), ia3(name="ia3"),
+    prefix(length=2, name="prefix"), prompt_tuning(length=3, name="prompt"), pfeiffer(size=2, name="task"),
+)  # fmt: skip
+CHILDREN = {"lora": ["lora"], "houlsby": ["houlsby"], "ia3 with a prefix": ["ia3", "prefix"], "prompt": ["prompt"]}
+ROWS = [2, 0, -1, 3, 1, 2]
+IDS = tokens(len(ROWS))
+
+
+@functools.cache
+def attached():
+    return moved(attach(base(TIED), METHODS, KEY), 0.3)
+
+
+@functools.cache
+def mixed():
+    return compose(attached(), Stack(BatchSplit(*(Stack(*names) for names in CHILDREN.values())), "task"))
+
+
+@functools.cache
+def alone(number):
+    names = list(CHILDREN.values())[number] if number >= 0 else []
+    return logits(activate(attached(), [*names, "task"]), TIED, IDS)
+
+
+def test_each_row_is_that_of_its_method_alone_in_any_order():
+    """One program for both orders, whose numbers are traced."""
+    program = jax.jit(lambda params, ids, rows: Decoder(TIED).apply({"params": route(params, rows)}, ids))
+    for rows in (ROWS, ROWS[::-1]):
+        got = program(mixed(), IDS, jnp.array(rows))
+        for row, number in enumerate(rows):
+            np.testing.assert_allclose(got[row], alone(number)[row], rtol=1e-5, atol=1e-5, err_msg=f"row {row}, child {number}")
+    assert program._cache_size() == 1
+    assert all(np.abs(alone(number) - alone(-1)).max() > 1e-2 for number in range(len(CHILDREN)))
+
+
+def summed(params, batch):
+    return jnp.sum(token_losses(Decoder(TINY), params, batch)[0])
+
+
+TRAINED = (lora(rank=2, name="lora"), houlsby(size=3, name="houlsby"), ia3(name="ia3"), prefix(length=2, name="prefix"))
+
+
+@pytest.mark.slow  # gradients of a mixed batch and of each method alone, four programs: eight seconds
+def test_gradients_of_a_mixed_batch_are_those_of_each_row_alone():
+    params, batch, rows = moved(attach(base(), TRAINED, KEY), 0.3), train_batch(6), np.array([1, 2, 0, 0, -1, 2])
+    trainable, frozen = partition(compose(params, BatchSplit("lora", "houlsby", Stack("ia3", "prefix"))))
+
+    def loss(trainable, rows):
+        return summed(route(combine(trainable, frozen), rows), batch)
+
+    got = flatten(jax.jit(jax.grad(loss))(trainable, rows))
+    for number, names in enumerate((["lora"], ["houlsby"], ["ia3", "prefix"])):
+        own, rest = partition(activate(params, names))
+        part = jax.tree.map(lambda x, n=number: x[rows == n], batch)
+        want = jax.jit(jax.grad(lambda t, r=rest, b=part: summed(combine(t, r), b)))(own)
+        for path, leaf in flatten(want).items():
+            np.testing.assert_allclose(got[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def test_a_step_takes_the_rows_from_its_batch():
+    params = compose(attach(base(), [lora(rank=2, targets="q_proj", name="a"), lora(rank=2, targets="v_proj", name="b")], KEY),
+                     BatchSplit("a", "b"))  # fmt: skip
+    trainable, frozen = partition(params)
+    optimiser = adamw(decay=0.0)
+    step = jax.jit(make_step(Decoder(TINY), optimiser, arrange=lambda params, batch: route(params, batch.rows)))
+    state, before = new_state(trainable, optimiser, KEY), flatten(trainable)
+    for rows, trained in (([0, -1, -1], "a"), ([-1, 1, -1], "b")):
+        batch = RoutedBatch(train_batch(), jnp.array(rows))
+        after = flatten(step(state, frozen, batch)[0].trainable)
+        changed = {path.split("/")[-2] for path, leaf in after.items() if np.any(leaf != before[path])}
+        assert changed == {trained}
+    assert step._cache_size() == 1
+
+
+@jax.tree_util.register_pytree_node_class
+class RoutedBatch:
+    """A batch whose rows have numbers."""
+
+    def __init__(self, batch, rows):
+        self.batch, self.rows = batch, rows
+
+    def __getattr__(self, name):
+        return getattr(self.batch, name)
+
+    def tree_flatten(self):
+        return (self.batch, self.rows), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def site(params, at="blocks/mlp_out"):
+    return jax.tree.map(lambda leaf: leaf[0], get(params, at))
+
+
+def entries():
+    names = [houlsby(size=3, init="bert", name="a"), houlsby(size=2, init="bert", name="b")]
+    params = moved(attach(base(), names, KEY), 0.3)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 5, TINY.width)), jnp.float32)
+    return params, x, *(site(params, f"blocks/mlp_out/{name}")(x) for name in "ab")
+
+
+def test_splits_of_known_sizes_and_copies_in_parallel():
+    params, x, a, b = entries()
+    by_row = site(compose(params, BatchSplit("a", "b", sizes=[3, 1])))(x)
+    np.testing.assert_array_equal(by_row, np.concatenate([a[:3], b[3:]]))
+    by_position = site(compose(params, Split("a", "b", sizes=[2, 3])))(x)
+    np.testing.assert_array_equal(by_position, np.concatenate([a[:, :2], b[:, 2:]], axis=1))
+    copies = site(compose(params, Parallel("a", "b")))(in_parallel(x, 2))
+    np.testing.assert_array_equal(copies, np.concatenate([a, b]))
+
+
+def test_positions_in_any_order_and_blocks_in_blocks():
+    params, x, a, b = entries()
+    places = np.array([[0, 1, -1, 0, 1], [1, 1, 1, 1, 1], [-1, -1, 0, 0, 0], [0, 0, 0, 0, 0]])
+    own = [places[..., None] == number for number in (0, 1)]
+    want = np.where(own[0], a, np.where(own[1], b, x))
+    np.testing.assert_array_equal(site(route(compose(params, Split("a", "b")), places))(x), want)
+    nested = compose(params, BatchSplit("a", Split("a", "b"), at="whose"))
+    nested = route(route(nested, places, at="positions"), [0, 1, -1, 1], at="whose")
+    np.testing.assert_array_equal(site(nested)(x), np.stack([a[0], want[1], x[2], want[3]]))
+
+
+@pytest.mark.slow  # decoding compiles a program for each of four trees: ten seconds
+def test_greedy_texts_of_a_mixed_batch():
+    prompts, rows = [[3, 1, 4], [1], [5, 9, 2, 6], [3, 1, 4]], np.array([2, -1, 0, 3])
+    of_rows = lambda params, which: route(params, rows[which])  # noqa: E731
+    got = generate_ids(Decoder(TIED), mixed(), prompts, -1, max_new=5, batch_size=2, for_rows=of_rows)
+    for prompt, number, ids in zip(prompts, rows, got, strict=True):
+        names = list(CHILDREN.values())[number] if number >= 0 else []
+        own = activate(attached(), [*names, "task"])
+        assert generate_ids(Decoder(TIED), own, [prompt], -1, max_new=5)[0] == ids
+
+
+def test_what_fits_nowhere_is_refused():
+    params, x, *_ = entries()
+    rows, places = compose(params, BatchSplit("a", "b")), compose(params, Split("a", "b"))
+    with pytest.raises(ValueError, match="this tree routes nothing; compose"):
+        route(params, [0])
+    with pytest.raises(ValueError, match=r"this tree routes rows, not 'row' \(did you mean 'rows'\?\)"):
+        route(rows, [0], at="row")
+    with pytest.raises(ValueError, match=r"rows has 2 children, 0 to 1, and -1 for none of them; found \[-3, 2\]"):
+        route(rows, [2, 0, -3])
+    with pytest.raises(ValueError, match=r"Split takes a number for each position, \[B, T\]; found \[4\]"):
+        route(places, [0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"route gave numbers of shape \[2\] for 'rows', and the value here is \[4, 5, 16\]"):
+        site(route(rows, [0, 1]))(x)
+    with pytest.raises(ValueError, match="BatchSplit does not know which rows are whose; route"):
+        site(rows)(x)
+    with pytest.raises(ValueError, match=r"Split is of 6 positions, \[2, 4\], and the batch has 5"):
+        site(compose(params, Split("a", "b", sizes=[2, 4])))(x)
+    with pytest.raises(ValueError, match="Parallel has 2 children, and the batch 3 rows; in_parallel"):
+        site(compose(params, Parallel("a", "b")))(x[:3])
+    tied = compose(attach(base(TIED), [lora(rank=1, targets="embed_tokens", name=name) for name in "ab"], KEY), Split("a", "b"))
+    with pytest.raises(TypeError, match="a head tied to an embedding sees some positions only"):
+        run(route(tied, np.zeros((3, 5), int)), tokens(), Decoder(TIED))
