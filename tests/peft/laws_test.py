@@ -38,19 +38,29 @@ from peftjax.peft.attach import attach, detach
 from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
 from peftjax.peft.compacter import compacter
+from peftjax.peft.delora import delora
+from peftjax.peft.fourierft import fourierft
+from peftjax.peft.gralora import gralora
+from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
 from peftjax.peft.invertible import invertible
+from peftjax.peft.loha import loha
+from peftjax.peft.lokr import lokr
 from peftjax.peft.lora import lora
 from peftjax.peft.merge import merge
+from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.partition import combine, partition, size
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
 from peftjax.peft.prefix import prefix
 from peftjax.peft.prompt import p_tuning, prompt_tuning
+from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import loreft
 from peftjax.peft.road import road
+from peftjax.peft.shira import shira
 from peftjax.peft.tokens import trainable_tokens
+from peftjax.peft.vera import vera
 from peftjax.train.loss import token_losses
 from peftjax.train.step import make_step, new_state
 
@@ -111,6 +121,22 @@ METHODS = {
         prefix(length=1, hidden=3, offset=False, name="shift"),
     ),
     "across layers": (across_layers(lora(rank=2)), across_layers(houlsby(size=3, name="task"))),
+    "deltas": (
+        loha(rank=1, targets="q_proj", name="pairs"),
+        lokr(rank=1, targets=["k_proj", "v_proj"], name="kronecker"),
+        hira(rank=2, targets="v_proj", name="weight"),
+        miss(rank=5, targets="o_proj", name="shards"),
+        shira(rank=2, targets="gate_proj", name="entries"),
+        vera(rank=4, targets=["up_proj", "down_proj"], name="vectors"),
+    ),
+    "more deltas": (
+        randlora(rank=5, alpha=5, targets=["q_proj", "o_proj"], name="bases"),
+        fourierft(frequencies=40, scale=300, targets="k_proj", name="waves"),
+        gralora(rank=4, hybrid_rank=1, alpha=5, targets="v_proj", name="grid"),
+        delora(rank=2, strength=1, targets="gate_proj", name="bounded"),
+        miss(rank=4, form="bat", targets="up_proj", name="blocks"),
+        miss(rank=3, form="mini", mini_rank=4, targets="down_proj", name="shards"),
+    ),
     "mixed": (
         lora(rank=2, name="tone"),
         lora(rank=1, targets="q_proj", name="task"),

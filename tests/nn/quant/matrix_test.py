@@ -21,16 +21,26 @@ from peftjax.peft.attach import attach, detach
 from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import houlsby, parallel, pfeiffer
 from peftjax.peft.checks import require_read
+from peftjax.peft.delora import delora
+from peftjax.peft.fourierft import fourierft
+from peftjax.peft.gralora import gralora
+from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
+from peftjax.peft.loha import loha
+from peftjax.peft.lokr import lokr
 from peftjax.peft.lora import lora
 from peftjax.peft.merge import merge
+from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.randlora import randlora
 from peftjax.peft.road import road
 from peftjax.peft.roles import roles
+from peftjax.peft.shira import shira
 from peftjax.peft.tokens import trainable_tokens
+from peftjax.peft.vera import vera
 from peftjax.train.step import make_step, new_state
 
 KEY = jax.random.key(0)
@@ -49,6 +59,15 @@ METHODS = {
     "biases and norms": (bitfit(add=True), norm_only(name="norms")),
     "tokens of both": (trainable_tokens(ids=(3, 7, 31), targets=["embed_tokens", "lm_head"]),),
     "head": (head_only(),),
+    "deltas": (
+        loha(rank=1, targets="q_proj", name="a"), lokr(rank=1, targets="k_proj", name="b"), hira(rank=2, targets="v_proj", name="c"),
+        miss(rank=5, targets="o_proj", name="d"), shira(rank=2, targets="up_proj", name="e"), vera(rank=4, targets="down_proj", name="f"),
+    ),
+    "more deltas": (
+        randlora(rank=5, alpha=5, targets="q_proj", name="a"), fourierft(frequencies=40, targets="k_proj", name="b"),
+        gralora(rank=4, alpha=5, targets="v_proj", name="c"), delora(rank=2, strength=1, targets="o_proj", name="d"),
+        miss(rank=4, form="bat", targets="up_proj", name="e"), shira(rank=1, mask="magnitude", targets="down_proj", name="f"),
+    ),
     "transforms": (
         ia3(name="a"), oft(block_size=8, targets="q_proj", name="b"), boft(targets="o_proj", name="c"),
         hra(rank=2, targets="up_proj", name="d"), road(group=8, targets="v_proj", name="e"),
