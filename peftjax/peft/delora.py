@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import dense, node
-from peftjax.peft import low_rank
+from peftjax.nn.thin import expand, shrink
 from peftjax.peft.bounds import require_positive, require_rate
 from peftjax.peft.delta import Delta, weight_under, wrap
 from peftjax.peft.keys import Draw, kaiming
@@ -48,16 +48,16 @@ class DeLoRA(Delta):
     matrices = ("a", "b")
     ranked = ("a", "b")
 
-    def _factors(self):
-        """A with columns as long as the weight's rows, and B with the lengths of both taken out."""
-        lengths = _row_lengths(self.a) * _row_lengths(self.b)
-        return self.a * self.lengths[..., None, :], self.b / lengths[..., None]
+    def factors(self):
+        size = (self.strength * self.scale)[..., None] / (_row_lengths(self.a) * _row_lengths(self.b))
+        return self.a * self.lengths[..., None, :], self.b * size[..., None]
 
     def delta(self):
-        return low_rank.whole(*self._factors(), self.strength * self.scale)
+        return jnp.einsum("...ri,...ro->...io", *self.factors())
 
     def change(self, x):
-        return low_rank.times(x, *self._factors(), self.strength * self.scale)
+        a, b = self.factors()
+        return expand(shrink(x, a), b)
 
 
 def _row_lengths(value: jax.Array) -> jax.Array:

@@ -46,9 +46,25 @@ class GraLoRA(Delta):
     fast = ("b", "general_b")
 
     def delta(self):
-        a, b = (value.reshape(*value.shape[:-2], value.shape[-3], -1, value.shape[-1]) for value in (self.a, self.b))
+        a, b = self._grid()
         grid = jnp.einsum("...njsi,...jnso->...nijo", a * self.scale[..., None, None, None, None], b).reshape(self.shape)
         return grid if self.general_a is None else grid + low_rank.whole(self.general_a, self.general_b, self.scale)
+
+    def factors(self):
+        """Of K R rows, each zero but for one block of inputs and one of outputs; None where this is no saving."""
+        (blocks, rank), (rows, width) = self.a.shape[-3:-1], self.shape[-2:]
+        if blocks * rank * (rows + width) > rows * width:
+            return None
+        (a, b), which = self._grid(), jnp.eye(blocks)
+        a = jnp.einsum("...njsi,nm->...njsmi", a, which).reshape(*a.shape[:-4], blocks * rank, rows)
+        b = jnp.einsum("...jnso,jm->...njsmo", b, which).reshape(*b.shape[:-4], blocks * rank, width)
+        if self.general_a is not None:
+            a, b = jnp.concatenate([a, self.general_a], axis=-2), jnp.concatenate([b, self.general_b], axis=-2)
+        return a, b * self.scale[..., None, None]
+
+    def _grid(self):
+        """a [..., n, j, R / K, in / K] and b [..., j, n, R / K, out / K] of the LoRAs between block n of inputs and block j of outputs."""
+        return tuple(value.reshape(*value.shape[:-2], value.shape[-3], -1, value.shape[-1]) for value in (self.a, self.b))
 
     def change(self, x):
         blocks, rank = self.a.shape[:2]

@@ -49,6 +49,12 @@ class LoHa(Delta):
         one, two = (jnp.einsum("...ri,...ro->...io", a, b) for a, b in ((self.a1, self.b1), (self.a2, self.b2)))
         return self.scale[..., None, None] * one * two
 
+    def factors(self):
+        rank, (rows, width) = self.a1.shape[-2], self.shape[-2:]
+        if rank * rank * (rows + width) > rows * width:
+            return None
+        return _pairs(self.a1, self.a2), _pairs(self.b1, self.b2) * self.scale[..., None, None]
+
     def change(self, x):
         rank, (rows, width) = self.a1.shape[0], self.shape
         if rank * rank * (rows + width) > rows * width:
@@ -57,8 +63,8 @@ class LoHa(Delta):
 
 
 def _pairs(one: jax.Array, two: jax.Array) -> jax.Array:
-    """[R, n], [R, n] -> [R², n]: each row of one times each row of the other."""
-    return jnp.einsum("rn,sn->rsn", one, two).reshape(-1, one.shape[-1])
+    """[..., R, n], [..., R, n] -> [..., R², n]: each row of one times each row of the other."""
+    return jnp.einsum("...rn,...sn->...rsn", one, two).reshape(*one.shape[:-2], -1, one.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,12 @@ class LoKr(Delta):
         whole = jnp.einsum("...io,...jp->...ijop", one * self.scale[..., None, None], two)
         return whole.reshape(self.shape)
 
+    def factors(self):
+        if self.w2 is not None:
+            return None
+        a1, b1 = (self.a1, self.b1) if self.w1 is None else _trivial(self.w1)
+        return _kron(a1, self.a2), _kron(b1, self.b2) * self.scale[..., None, None]
+
     def change(self, x):
         h = x.reshape(*x.shape[:-1], -1, self.a2.shape[1] if self.w2 is None else self.w2.shape[0])
         h = shrink(h, self.a2) if self.w2 is None else dot(h, self.w2)
@@ -66,6 +72,19 @@ class LoKr(Delta):
 
 def _factor(w: jax.Array | None, a: jax.Array | None, b: jax.Array | None) -> jax.Array:
     return jnp.einsum("...ri,...ro->...io", a, b) if w is None else w
+
+
+def _trivial(w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """w [..., n, m] as a product a [..., R, n], b [..., R, m] of rank R = min(n, m): itself and an identity."""
+    rows, width = w.shape[-2:]
+    one = jnp.broadcast_to(jnp.eye(min(rows, width)), (*w.shape[:-2], min(rows, width), min(rows, width)))
+    return (one, w) if rows <= width else (jnp.swapaxes(w, -1, -2), one)
+
+
+def _kron(one: jax.Array, two: jax.Array) -> jax.Array:
+    """[..., R, n], [..., S, m] -> [..., R · S, n · m]."""
+    rank, width = one.shape[-2] * two.shape[-2], one.shape[-1] * two.shape[-1]
+    return jnp.einsum("...rn,...sm->...rsnm", one, two).reshape(*one.shape[:-2], rank, width)
 
 
 def split(size: int, factor: int) -> tuple[int, int]:

@@ -45,6 +45,12 @@ class MiSS(Delta):
         rank, own = self.block.shape[-2:]
         return jnp.tile(jnp.take(self.block, jnp.arange(rows) % rank, axis=-2), width // own)
 
+    def factors(self):
+        rows, width = self.shape[-2:]
+        rank, own = self.block.shape[-2:]
+        where = jax.nn.one_hot(jnp.arange(rows) % rank, rank, axis=0)
+        return jnp.broadcast_to(where, (*self.block.shape[:-2], rank, rows)), jnp.tile(self.block, width // own)
+
     def change(self, x):
         rows, width = self.shape
         rank, own = self.block.shape

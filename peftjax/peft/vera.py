@@ -42,10 +42,12 @@ class VeRA(Delta):
     trainable = ("lambda_d", "lambda_b")
 
     def delta(self):
+        return jnp.einsum("...ri,...ro->...io", *self.factors())
+
+    def factors(self):
         rows, width = self.shape[-2:]
         thin = jnp.einsum("...r,ri->...ri", self.lambda_d, self.a[:, :rows])
-        wide = jnp.einsum("...o,ro->...ro", self.lambda_b, self.b[:, :width])
-        return jnp.einsum("...ri,...ro->...io", thin, wide)
+        return thin, jnp.einsum("...o,ro->...ro", self.lambda_b, self.b[:, :width])
 
     def change(self, x):
         rows, width = self.shape

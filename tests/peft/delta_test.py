@@ -55,6 +55,7 @@ METHODS = {
     "shira by magnitude": shira(rank=1, mask="magnitude", targets=".*"),
     "vera": vera(rank=3, targets=".*"),
 }
+FACTORED = ("delora", "gralora", "gralora hybrid", "loha", "lokr", "lokr of both", "lokr by a factor", "miss", "miss mini", "vera")
 READ_THE_WEIGHT = ("delora", "hira", "miss bat", "shira by magnitude")
 SAME_PROGRAM = {"shira by magnitude", "randlora sparse"}  # as another row: they differ in what they start from
 every_method = pytest.mark.parametrize("name", [name for name in METHODS if name not in SAME_PROGRAM])
@@ -109,7 +110,7 @@ def computed(params: dict) -> dict:
         found[kernel] = {
             "delta": whole.delta(), "merged": whole.merge(), "one": node.delta(), "one merged": node.merge(),
             "few": node.change(inputs(node)), "many": node.change(inputs(node, 3, 20)), "product": dot(inputs(node, 3), node),
-            "base product": dot(inputs(node, 3), node.base),
+            "base product": dot(inputs(node, 3), node.base), "factors": node.factors(), "all factors": whole.factors(),
         }
     half = layer_of(params, "wide", 1)
     half = dataclasses.replace(half, base=half.base.astype(jnp.bfloat16))
@@ -129,6 +130,19 @@ def test_the_change_is_the_product_with_the_delta(name):
         assert np.abs(found["one"]).max() > 1e-2
         for tokens, leading in (("few", ()), ("many", (3, 20))):
             close(found[tokens], np.asarray(inputs(node, *leading)) @ found["one"])
+
+
+@every_method
+def test_factors_are_those_of_the_delta_where_there_are_any(name):
+    """The low rank of the methods in FACTORED is known whatever their values are, at least on the widest kernel."""
+    for kernel in PATHS:
+        found = results(name)[kernel]
+        for factors, delta in ((found["factors"], found["one"]), (found["all factors"], found["delta"])):
+            if factors is not None:
+                a, b = factors
+                assert a.dtype == b.dtype == np.float32 and a.shape[-1] == delta.shape[-2] and b.shape[-1] == delta.shape[-1]
+                close(np.einsum("...ri,...ro->...io", a, b), delta)
+    assert (results(name)["wide"]["factors"] is not None) == (name in FACTORED)
 
 
 @every_method
