@@ -6,6 +6,7 @@
     trainable, frozen = partition(params)                                              # gradients see `trainable` alone
     logits = model.apply({"params": combine(trainable, frozen)}, tokens)
     dense = merge(params)                                                              # a plain tree again
+    params = compose(params, Stack("tone", BatchSplit("en", "de"), "task"))            # adapters by name, as they act together
 """
 
 from peftjax.peft.across_layers import across_layers
@@ -16,11 +17,14 @@ from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
 from peftjax.peft.classifier import classifier
 from peftjax.peft.compacter import compacter, compacter_plus_plus
+from peftjax.peft.compose import compose, decompose
+from peftjax.peft.composition import Average, BatchSplit, Fuse, Parallel, Split, Stack
 from peftjax.peft.delora import delora
 from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.drop import drop_layers
 from peftjax.peft.folded import folded
 from peftjax.peft.fourierft import fourierft
+from peftjax.peft.fusion import fusion
 from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
@@ -40,6 +44,7 @@ from peftjax.peft.prompt import p_tuning, prompt_tuning
 from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import direft, loreft, noreft, reft
 from peftjax.peft.road import road
+from peftjax.peft.route import in_parallel, route
 from peftjax.peft.shira import shira
 from peftjax.peft.table import table
 from peftjax.peft.tokens import trainable_tokens
@@ -47,10 +52,11 @@ from peftjax.peft.unions import houlsby_inv, mam, pfeiffer_inv, unipelt
 from peftjax.peft.vera import vera
 
 __all__ = [
-    "across_layers", "activate", "adapter_plus", "adapters", "anneal", "attach", "bitfit", "blend", "blend_changes", "boft", "bottleneck",
-    "classifier", "combine", "compacter", "compacter_plus_plus", "cut_points", "delora", "dense_delta", "dequantised", "detach", "direft",
-    "drop_layers", "folded", "fourierft", "full", "gated_lora", "gralora", "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3",
-    "invertible", "loha", "lokr", "lora", "loreft", "mam", "merge", "merge_into", "miss", "noreft", "norm_only", "oft", "p_tuning",
-    "parallel", "partition", "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "randlora", "reft", "road", "scaled_parallel", "shira",
+    "Average", "BatchSplit", "Fuse", "Parallel", "Split", "Stack", "across_layers", "activate", "adapter_plus", "adapters", "anneal",
+    "attach", "bitfit", "blend", "blend_changes", "boft", "bottleneck", "classifier", "combine", "compacter", "compacter_plus_plus",
+    "compose", "cut_points", "decompose", "delora", "dense_delta", "dequantised", "detach", "direft", "drop_layers", "folded", "fourierft",
+    "full", "fusion", "gated_lora", "gralora", "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3", "in_parallel", "invertible",
+    "loha", "lokr", "lora", "loreft", "mam", "merge", "merge_into", "miss", "noreft", "norm_only", "oft", "p_tuning", "parallel",
+    "partition", "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "randlora", "reft", "road", "route", "scaled_parallel", "shira",
     "table", "to_lora", "trainable_tokens", "unipelt", "vera",
 ]

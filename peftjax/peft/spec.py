@@ -16,6 +16,7 @@ from peftjax.peft.compacter import compacter
 from peftjax.peft.delora import delora
 from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.fourierft import fourierft
+from peftjax.peft.fusion import fusion
 from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
@@ -70,6 +71,7 @@ METHODS = {
     "prompt_tuning": prompt_tuning,
     "p_tuning": p_tuning,
     "reft": reft,
+    "fusion": fusion,
 }
 
 

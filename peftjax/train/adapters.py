@@ -22,10 +22,11 @@ from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
 from peftjax.nn.tree import flatten, unflatten_like
 from peftjax.peft.attach import adapters, attach
+from peftjax.peft.compose import compose
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.spec import from_data
 from peftjax.train.checkpoint import Checkpoints, stored_specification, stored_target
-from peftjax.train.config import SMOLLM2, default_config
+from peftjax.train.config import SMOLLM2, composition, default_config
 from peftjax.train.prepare import segments_of
 from peftjax.train.startup import make_model, precision
 
@@ -124,6 +125,8 @@ def of_run(run: str | Path, step: int | None = None) -> Ready:
     methods = tuple(from_data(dict(method)) for method in specification["methods"])
     segments = segments_of(config.model.segments, methods, base.config.layers)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.key(0))
+    if composition(config) is not None:
+        params = compose(params, composition(config))
     trainable, frozen = partition(params)
     with Checkpoints(checkpoints, specification) as store:
         at, arrays = store.restore(stored_target(checkpoints, step), step)

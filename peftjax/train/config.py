@@ -24,6 +24,8 @@ from peftjax.data.layouts import LAYOUTS, SHARING
 from peftjax.evals.metrics import METRICS
 from peftjax.hints import did_you_mean
 from peftjax.interop.quantise import as_rules
+from peftjax.peft.composition import ROUTES, Composition, blocks, names
+from peftjax.peft.composition import from_data as composition_from
 from peftjax.peft.spec import from_data, to_data
 
 SMOLLM2 = (
@@ -68,6 +70,9 @@ def default_config() -> ConfigDict:
         "base": {"uri": SMOLLM2, "dtype": "auto", "quantise": placeholder(object)},
         "model": {"compute": "auto", "remat": "auto", "segments": "auto", "unroll": False},
         "peft": [],  # methods(...)
+        # How these act together, as data or as JSON: {"stack": ["tone", {"average": ["en", "de"]}, "task"]}, see
+        # `peftjax.peft.composition`. By default as they are attached.
+        "compose": placeholder(object),
         # An adapter to train on from (a directory of ours, HF PEFT's or AdapterHub's), its name here, may it be of another base.
         "adapter": {"path": "", "name": "default", "other_base": False},
         "data": {
@@ -144,9 +149,38 @@ def check(config: ConfigDict) -> None:
         )
     for method in config.peft:
         from_data(method.to_dict())
+    _check_composition(config)
     for metric in config.eval.metrics:
         if metric not in METRICS:
             raise ValueError(f"config.eval.metrics has {metric!r}{did_you_mean(metric, METRICS)}; metrics are {', '.join(METRICS)}")
+
+
+def composition(config: ConfigDict) -> Composition | None:
+    """How the adapters of a config act together; None where it does not say.
+
+    Raises:
+        ValueError: as `peftjax.peft.composition.from_data`.
+    """
+    asked = config.get("compose")
+    if isinstance(asked, ConfigDict):
+        asked = asked.to_dict()
+    if isinstance(asked, str) and asked.startswith("{"):
+        asked = json.loads(asked)
+    return None if asked is None else composition_from(asked)
+
+
+def _check_composition(config: ConfigDict) -> None:
+    asked = composition(config)
+    if asked is None:
+        return
+    known = sorted({method.name for method in config.peft} | ({config.adapter.name} if config.adapter.path else set()))
+    for name in names(asked):
+        if name not in known:
+            raise ValueError(f"config.compose names {name!r}{did_you_mean(name, known)}; adapters are {', '.join(known)}")
+    for block in blocks(asked):
+        if isinstance(block, ROUTES):
+            raise ValueError(f"config.compose has {block.word}, and a run does not know whose its rows are; it can have stack, average and "
+                             "fuse. make_step(arrange=...) takes the numbers of rows from a batch")
 
 
 def _unknown(config: dict, known: dict, prefix: str) -> list[str]:
@@ -154,7 +188,7 @@ def _unknown(config: dict, known: dict, prefix: str) -> list[str]:
     for name, value in config.items():
         if name not in known:
             errors.append(f"config.{prefix}{name} is not a field{did_you_mean(name, known)}")
-        elif isinstance(value, dict) and name not in ("options", "fractions"):
+        elif isinstance(value, dict) and name not in ("options", "fractions", "compose"):
             errors += _unknown(value, known[name], f"{prefix}{name}.")
     return errors
 

@@ -124,7 +124,7 @@ def specification(config: Any, base: Any, inputs: Inputs) -> dict:
         "model": {"segments": asked["model"]["segments"]},
         "base": {"fingerprint": base.fingerprint, "dtype": precision(config.base.dtype).name}, "tokenizer": base.tokenizer.fingerprint,
         "records": inputs.fingerprint, "versions": versions(), "info": {"base_uri": base.uri},
-    } | inputs.task.specification()
+    } | ({} if asked.get("compose") is None else {"compose": asked["compose"]}) | inputs.task.specification()
 
 
 def state_arrays(state: TrainState) -> dict[str, jax.Array]:

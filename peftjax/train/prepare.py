@@ -13,10 +13,12 @@ from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
 from peftjax.peft.attach import attach, cut_points
 from peftjax.peft.checks import require_read
+from peftjax.peft.compose import compose
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.roles import roles
 from peftjax.peft.spec import from_data
 from peftjax.peft.table import table, totals
+from peftjax.train.config import composition
 from peftjax.train.loss import token_losses
 from peftjax.train.optimiser import make_optimiser
 from peftjax.train.sharding import replicated, shardings, state_shardings
@@ -63,7 +65,7 @@ def segments_of(option: str, methods: list, layers: int) -> tuple[int, ...]:
 
 
 def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, start: Adapter | None = None) -> Prepared:
-    """Attaches `config.peft`, as the task has it, to a loaded base and places everything on the mesh.
+    """Attaches `config.peft`, as the task has it, to a loaded base, composed as `config.compose` says, and places everything on the mesh.
 
     Args:
         start: an adapter whose methods are in `config.peft`, under the name `config.adapter.name`; training begins with its values.
@@ -77,6 +79,8 @@ def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, 
     params = attach(cut(base.params, base.config, segments), methods, jax.random.fold_in(key, 0))
     if start is not None:
         params = fill(params, start, config.adapter.name, config.adapter.path)
+    if composition(config) is not None:
+        params = compose(params, composition(config))
     placed = shardings(params, mesh)
     params = jax.device_put(params, placed)
     trainable, frozen = partition(params)

@@ -12,6 +12,7 @@ from peftjax.peft.compacter import compacter
 from peftjax.peft.delora import delora
 from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.fourierft import fourierft
+from peftjax.peft.fusion import fusion
 from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
@@ -24,6 +25,8 @@ from peftjax.peft.lora import lora
 from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.prefix import prefix
+from peftjax.peft.prompt import p_tuning, prompt_tuning
 from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import direft, reft
 from peftjax.peft.road import road
@@ -45,7 +48,9 @@ EXAMPLES = [
     delora(strength_pattern={"q_proj": 1.5}), fourierft(frequency_pattern={"q_proj": 9}), gralora(hybrid_rank=2), randlora(bases="sparse"),
     ia3(feedforward=()), oft(blocks=4, exact=True), boft(factors=2), hra(gram_schmidt=True), road(variant=4), adapter_plus(gate="mean"),
     compacter(layers=(1, 2)), invertible(init="bert"), reft(rank=4), direft(tied=True), gated_lora(alpha=2.0),
+    prompt_tuning(init="text", ids=(3, 1)), p_tuning(hidden=9), prefix(hidden=9, gates=2, layers=(1,)),
     dense_delta(layers=(1,)), across_layers(lora(rank_pattern={"q_proj": 4}, layers=(1,)), name="tone"), across_layers(compacter()),
+    fusion(of=("en", "de"), value=False),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from peftjax.interop.exchange.native import write_native
 from peftjax.interop.exchange.peft_write import write_peft
 from peftjax.interop.hf import write_directory
 from peftjax.nn.tree import flatten
-from peftjax.peft import lora
+from peftjax.peft import fusion, houlsby, lora, pfeiffer
 from peftjax.peft.partition import partition
 from peftjax.train import adapters as module
 from peftjax.train.adapters import config_of, of_adapter, of_base, of_run, ready
@@ -70,6 +70,23 @@ def test_a_run_gives_the_loss_that_it_found_itself(trained, step):
     loss = evaluator.row_losses("validation", *partition(there.params)).summary()["loss"]
     assert loss == pytest.approx(wanted[step or 4]["loss"], rel=1e-5) and wanted[2]["loss"] != pytest.approx(wanted[4]["loss"], rel=1e-4)
     assert there.lineage["step"] == (step or 4) and there.lineage["run"] == "run" and there.names() == ["default"]
+
+
+@pytest.mark.slow  # trains and evaluates a run of its own: fifteen seconds
+def test_a_run_of_composed_adapters_is_composed_again(trained, tmp_path):
+    config = tiny_config(trained.parent)
+    config.peft = methods(lora(rank=4, name="tone"), *(houlsby(size=4, init="bert", name=name) for name in ("en", "de")),
+                          fusion(of=("en", "de"), name="mix"), pfeiffer(size=4, name="task"))  # fmt: skip
+    config.compose = {"stack": ["tone", "task", {"fuse": ["en", "de"], "by": "mix"}]}
+    config.train.steps, config.eval.before, config.eval.generate = 4, False, False
+    there = of_run(run(config, tmp_path / "run"))
+    inputs = prepare(there.config, there.base.tokenizer)
+    evaluator = task_for(there.config, there.base.config).evaluator(
+        there.model(), there.base.tokenizer, there.config, inputs.held, lambda _: None)
+    wanted = [found["loss"] for found in read_result(tmp_path / "run")["evaluations"] if found["losses_of"] == "validation"]
+    assert evaluator.row_losses("validation", *partition(there.params)).summary()["loss"] == pytest.approx(wanted[-1], rel=1e-5)
+    assert there.names() == ["de", "en", "mix", "task", "tone"]
+    assert extract(there.params, there.methods, "task").pieces.keys() == {"blocks/0/mlp_out", "blocks/1/mlp_out"}
 
 
 def test_every_source_by_its_own_words(trained, exported):

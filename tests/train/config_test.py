@@ -36,6 +36,9 @@ def test_methods_survive_as_data():
     ("peft[0].rank", 0, "rank 0 is not positive"),
     ("peft[0].init", "kaimin", "is none of kaiming"),
     ("peft[0].method", "lorra", "did you mean 'lora'"),
+    ("compose", {"stak": ["default"]}, "did you mean 'stack'"),
+    ("compose", '{"stack": ["defalt"]}', "names 'defalt' (did you mean 'default'"),
+    ("compose", {"batch_split": ["default"]}, "batch_split, and a run does not know whose its rows are"),
 ])
 def test_wrong_values_are_refused_by_name(field, value, message):
     config = good()
