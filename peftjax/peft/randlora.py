@@ -78,15 +78,17 @@ class randlora:  # noqa: N801 (configs read `randlora(rank=32)`)
         alpha: scale = alpha / rank.
         bases: how A and B are drawn: "dense" uniformly; "sparse" from -1, 0, 1 with a sixth for each sign, "very_sparse" with half of one
             over the root of the longest s for each sign. All are scaled to a standard deviation of 1.
+        seed: of A and B, which do not depend on the key, so that all members of a population have the same.
         targets: regular expressions over logical paths, or the field's names; see `peftjax.peft.select`.
         dropout: rate on the input, at training time.
         layers: layers to adapt, default all.
-        name: of the adapter. Its A and B are drawn by this name: one name has one `randlora`.
+        name: of the adapter. Its A and B are held by this name: one name has one `randlora`.
     """
 
     rank: int = 32
     alpha: float = 640
     bases: str = "dense"
+    seed: int = 0
     targets: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
     layers: Sequence[int] | None = None
@@ -105,7 +107,7 @@ class randlora:  # noqa: N801 (configs read `randlora(rank=32)`)
         """
         targets = select(params, self.targets, self.layers, names=("kernel",))
         short, long = sorted(max(target.value.shape[axis] for target in targets) for axis in (-2, -1))
-        values = Draw(key, f"{self.name}/randlora", None)
+        values = Draw(jax.random.key(self.seed), "randlora", None)
         a = values("a", self._random(short, self.rank, short))
         b = values("b", self._random(short, _count(short, self.rank), self.rank, long))
         params, shared_a = hold(params, f"{self.name}/randlora/a", a, self.name)

@@ -12,12 +12,14 @@ A batch of many tokens is multiplied by a dense ΔW, a few tokens (decoding) ent
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from peftjax.nn.kernels import dense, node
 from peftjax.peft.bounds import require_known, require_positive
@@ -62,7 +64,7 @@ class shira:  # noqa: N801 (configs read `shira(rank=32)`)
     Attributes:
         rank: sets how many entries are trained, rank · (in + out).
         mask: which: "random", or the largest of the weight by "magnitude".
-        seed: of a random mask; None takes it from the key that the rest is drawn from.
+        seed: of a random mask, which does not depend on the key, so that all members of a population have the same.
         targets: regular expressions over logical paths, or the field's names; see `peftjax.peft.select`.
         layers: layers to adapt, default all.
         name: of the adapter.
@@ -70,7 +72,7 @@ class shira:  # noqa: N801 (configs read `shira(rank=32)`)
 
     rank: int = 32
     mask: str = "random"
-    seed: int | None = None
+    seed: int = 0
     targets: str | Sequence[str] = "all-linear"
     layers: Sequence[int] | None = None
     name: str = "default"
@@ -85,7 +87,6 @@ class shira:  # noqa: N801 (configs read `shira(rank=32)`)
         Raises:
             ValueError: a target or a layer that names nothing; a kernel with fewer entries than are to be trained.
         """
-        key = key if self.seed is None else jax.random.key(self.seed)
         return wrap(params, key, self.targets, self.layers, self.name, self._node)
 
     def _node(self, target: Target, draw: Draw) -> SHiRA:
@@ -94,10 +95,17 @@ class shira:  # noqa: N801 (configs read `shira(rank=32)`)
         if count > size:
             raise ValueError(f"SHiRA rank {self.rank} would train {count:,} entries of {target.path}, which has {size:,}")
         if self.mask == "random":
-            chosen = draw("rows", lambda key: jax.random.permutation(key, size)[:count])
+            layers = [_random(self.seed, f"{draw.path}/{layer}", size, count) for layer in draw.layers or [None]]
+            chosen = np.stack(layers) if draw.layers else layers[0]
         else:
-            chosen = _largest(weight_under(target.value), count)
-        return SHiRA(target.value, draw.full(0.0, count), *positions(jnp.sort(chosen, axis=-1), width), self.name)
+            chosen = jnp.sort(_largest(weight_under(target.value), count), axis=-1)
+        return SHiRA(target.value, draw.full(0.0, count), *positions(chosen, width), self.name)
+
+
+def _random(seed: int, path: str, size: int, count: int) -> np.ndarray:
+    """`count` of `size` positions in order, int64: on the host, where that takes a thousandth of a permutation on the device."""
+    words = np.frombuffer(hashlib.sha256(path.encode()).digest()[:8], np.uint32)
+    return np.sort(np.random.default_rng([seed, *words]).choice(size, count, replace=False, shuffle=False))
 
 
 def _largest(weight: Any, count: int) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def scatter(values: jax.Array, rows: jax.Array, columns: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -18,6 +19,6 @@ def times(x: jax.Array, values: jax.Array, rows: jax.Array, columns: jax.Array, 
     return jnp.moveaxis(jax.ops.segment_sum(picked, columns, width), 0, -1)
 
 
-def positions(flat: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
+def positions(flat: jax.Array | np.ndarray, width: int) -> tuple[jax.Array, jax.Array]:
     """(rows, columns), int32, of positions in a matrix with `width` columns, counted row by row."""
-    return (flat // width).astype(jnp.int32), (flat % width).astype(jnp.int32)
+    return jnp.asarray(flat // width, jnp.int32), jnp.asarray(flat % width, jnp.int32)

@@ -63,14 +63,16 @@ class vera:  # noqa: N801 (configs read `vera(rank=256)`)
     Attributes:
         rank: R.
         d_initial: what every element of d starts from.
+        seed: of A and B, which do not depend on the key, so that all members of a population have the same.
         targets: regular expressions over logical paths, or the field's names; see `peftjax.peft.select`.
         dropout: rate on the input of A, at training time.
         layers: layers to adapt, default all.
-        name: of the adapter. Its A and B are drawn by this name: one name has one `vera`.
+        name: of the adapter. Its A and B are held by this name: one name has one `vera`.
     """
 
     rank: int = 256
     d_initial: float = 0.1
+    seed: int = 0
     targets: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
     layers: Sequence[int] | None = None
@@ -88,7 +90,7 @@ class vera:  # noqa: N801 (configs read `vera(rank=256)`)
         """
         targets = select(params, self.targets, self.layers, names=("kernel",))
         rows, width = (max(target.value.shape[axis] for target in targets) for axis in (-2, -1))
-        values = Draw(key, f"{self.name}/vera", None)
+        values = Draw(jax.random.key(self.seed), "vera", None)
         a = values("a", kaiming(rows / 6, self.rank, rows))  # U(±sqrt(6 / fan)), as PEFT draws them
         b = values("b", kaiming(self.rank / 6, self.rank, width))
         params, shared_a = hold(params, f"{self.name}/vera/a", a, self.name)
