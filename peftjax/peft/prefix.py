@@ -172,6 +172,11 @@ class prefix:  # noqa: N801 (configs read `prefix(length=30)`)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"prefix dropout {self.dropout} is not in [0, 1)")
 
+    @property
+    def ahead(self) -> int:
+        """Positions that are taken before the first token of a row."""
+        return self.length if self.offset else 0
+
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with keys and values in every attention layer.
 

@@ -103,6 +103,11 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
         if (self.init == "text") != bool(self.ids):
             raise ValueError(f"prompt_tuning needs ids for init='text' and for no other; init is {self.init!r}, ids {list(self.ids)}")
 
+    @property
+    def ahead(self) -> int:
+        """Positions that are taken before the first token of a row."""
+        return self.length
+
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with the virtual tokens.
 
@@ -142,6 +147,11 @@ class p_tuning:  # noqa: N801
     def __post_init__(self):
         if self.length < 1 or self.hidden < 1:
             raise ValueError(f"p_tuning length {self.length} and hidden {self.hidden} must be positive")
+
+    @property
+    def ahead(self) -> int:
+        """Positions that are taken before the first token of a row."""
+        return self.length
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with the virtual tokens' encoder. Starts and errors as PyTorch's layers and as `prompt_tuning` have them."""

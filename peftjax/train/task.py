@@ -154,15 +154,14 @@ def task_for(config: Any, architecture: Any) -> Task:
         if given:
             names = " and ".join(f"config.data.{name}" for name in given)
             raise ValueError(f"{names} belong to classification, for which the base must be an encoder")
-        if architecture.learned_positions and data.length > architecture.max_length:
-            raise ValueError(f"config.data.length is {data.length}; the base has learned positions for {architecture.max_length} tokens")
+        if architecture.learned_positions:
+            _require_positions(config, architecture.max_length, "learned positions")
         return NEXT_TOKEN
     if data.share_prefixes == "on":
         raise ValueError('config.data.share_prefixes is "on"; this base is an encoder, in which the beginning of a text sees its end')
     if data.chat:
         raise ValueError("config.data.chat belongs to decoders; this base is an encoder, which classifies texts")
-    if data.length > architecture.longest:
-        raise ValueError(f"config.data.length is {data.length}; the base has positions for {architecture.longest} tokens")
+    _require_positions(config, architecture.longest, "positions")
     heads = [method for method in (from_data(m.to_dict()) for m in config.peft) if isinstance(method, classifier)]
     if not heads and not architecture.labels:
         raise ValueError("this base has no classification head; add classifier() to config.peft")
@@ -175,6 +174,14 @@ def task_for(config: Any, architecture: Any) -> Task:
     own = labels if _unnamed(architecture.labels) and len(architecture.labels) == len(labels) else architecture.labels
     second = None if data.second is None else Template(prompt=data.second)
     return Classification(labels, own, second, architecture.types > 1)
+
+
+def _require_positions(config: Any, most: int, kind: str) -> None:
+    """Refuses rows that, behind what methods put before them, reach beyond the positions of the base."""
+    ahead = sum(getattr(from_data(method.to_dict()), "ahead", 0) for method in config.peft)
+    if config.data.length + ahead > most:
+        behind = f", behind {ahead} positions of config.peft" if ahead else ""
+        raise ValueError(f"config.data.length is {config.data.length}{behind}; the base has {kind} for {most} tokens")
 
 
 def _agreed(claims: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

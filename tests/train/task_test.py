@@ -9,7 +9,7 @@ from tiny_encoder import BARE, TINY, tiny_config
 
 from peftjax.data.records import Record
 from peftjax.data.template import Template
-from peftjax.peft import classifier, head_only, lora, pfeiffer
+from peftjax.peft import classifier, head_only, lora, pfeiffer, prefix, prompt_tuning
 from peftjax.train.config import check, default_config, methods
 from peftjax.train.task import NEXT_TOKEN, Classification, task_for
 
@@ -66,6 +66,15 @@ def test_a_pair_is_shown_as_two_lines():
     (config(chat=True), TINY, "config.data.chat belongs to decoders"),
     (config(share_prefixes="on"), TINY, "an encoder, in which the beginning of a text sees its end"),
     (config(length=12), TINY, "config.data.length is 12; the base has positions for 11 tokens"),
+    (
+        config(classifier(), prefix(length=4)), TINY,
+        "config.data.length is 8, behind 4 positions of config.peft; the base has positions for 11 tokens",
+    ),
+    (
+        config(prompt_tuning(length=2), prefix(length=3, offset=False, name="task"), length=9),
+        dataclasses.replace(tiny.TINY, learned_positions=True, max_length=10),
+        "config.data.length is 9, behind 2 positions of config.peft; the base has learned positions for 10 tokens",
+    ),
     (config(head_only(), labels=("a", "b")), TINY, "labels disagree: config.data.labels are a, b; the base's own labels are no, perhaps"),
     (config(classifier(labels=("a", "b")), labels=("b", "a")), TINY, "config.data.labels are b, a; classifier's labels are a, b"),
 ])
