@@ -4,8 +4,8 @@
             pieces={"blocks/0/attn/q/kernel": Piece("LoRA", {"a": [R, in], "b": [R, out], "scale": []}),
                     "blocks/1/attn/q/kernel": Piece("LoRA", {...})})
 
-A piece is one node or entry of one layer, or a value that layers share (`shared/vera/a`): its class, and its arrays without the layer axis. Neither the adapter's name nor the way
-the stack is cut is in it, so that an adapter fits any cut and is named when it is inserted:
+A piece is one node or entry of one layer, or a value that layers share (`shared/vera/a`): its class, and its arrays without the layer
+axis. Neither the adapter's name nor the way the stack is cut is in it, so that an adapter fits any cut and is named when it is inserted:
 
     adapter = extract(params, methods)          tree -> adapter
     params = insert(base, adapter, "tone")      base -> tree; anything missing, extra or misshapen is an error

@@ -16,12 +16,11 @@ from peftjax.interop.base import Base
 from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.folder import write_tensors
 from peftjax.interop.exchange.manifest import FILE, manifest, read_manifest, write_manifest
-from peftjax.interop.exchange.tensors import read_float32
+from peftjax.interop.exchange.tensors import read_array
 from peftjax.interop.safetensors_file import open_safetensors
 from peftjax.peft.spec import from_data
 
 WEIGHTS = "peftjax.safetensors"
-_WHOLE = ("ids",)  # fields of whole numbers
 
 
 def write_native(folder: str | Path, adapter: Adapter, base: Base) -> None:
@@ -50,8 +49,8 @@ def read_native(folder: str | Path) -> Adapter:
         path, _, field = name.rpartition("/")
         if path not in content["pieces"]:
             raise ValueError(f"{folder}: {WEIGHTS} holds {name}, which is no piece of {FILE}")
-        array = read_float32(name, source, str(folder))[0]
-        arrays[path][field] = array.astype(np.int32) if field in _WHOLE else array
+        array = read_array(name, source, str(folder))
+        arrays[path][field] = array if np.issubdtype(array.dtype, np.integer) else array.astype(np.float32)
     absent = [path for path in content["pieces"] if path not in arrays]
     if absent:
         raise ValueError(f"{folder}: {WEIGHTS} lacks {', '.join(absent[:5])}")

@@ -18,7 +18,7 @@ from peftjax.hints import did_you_mean
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.adapter import LISTED, Adapter, Piece
 from peftjax.interop.exchange.folder import open_tensors
-from peftjax.interop.exchange.lora_methods import Found, by_layers, lora_methods, named
+from peftjax.interop.exchange.placing import Found, by_layers, lora_methods, named
 from peftjax.interop.exchange.modules import Modules, logical
 from peftjax.interop.exchange.peft_checks import check_config, ensures_tying, is_copy, target_problems, token_problems
 from peftjax.interop.exchange.peft_rules import pattern_value, saved, targeted

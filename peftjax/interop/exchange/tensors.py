@@ -25,9 +25,12 @@ class Tensor:
     Attributes:
         field: of our node.
         suffix: of their key, behind the module and a dot.
-        axes: of theirs, as letters: R rank, in, out, V vocabulary, D width, M bottleneck, N tokens, 1.
+        axes: of theirs, as letters: R rank, in, out, outs (some numbers for each of out, in its order), V vocabulary, D width,
+            M bottleneck, N tokens, 1; others are sizes that only have to agree.
         flip: ours has them in reverse.
         optional: need not be there.
+        line: ours is this one of what their first axis counts, and has no such axis.
+        order: ours has their axes (without those of 1) in this order, where that is not the same or the reverse.
     """
 
     field: str
@@ -35,18 +38,32 @@ class Tensor:
     axes: tuple[str, ...]
     flip: bool = False
     optional: bool = False
+    line: int | None = None
+    order: tuple[int, ...] | None = None
 
-    def ours(self, array: np.ndarray, part: tuple[int, int] | None = None) -> np.ndarray:
-        """Their tensor as ours; of a fused module, our part of it."""
-        if part is not None and "out" in self.axes:
-            array = np.take(array, np.arange(*part), axis=self.axes.index("out"))
+    @property
+    def cut(self) -> int | None:
+        """Their axis along which the parts of a fused module lie one behind another; None where they share all of it."""
+        return next((number for number, axis in enumerate(self.axes) if axis in ("out", "outs")), None)
+
+    def ours(self, array: np.ndarray, part: tuple[int, int] | None = None, whole: int | None = None) -> np.ndarray:
+        """Their tensor as ours; of a fused module with `whole` outputs, our part of it."""
+        if self.line is not None:
+            array = array[self.line]
+        if part is not None and self.cut is not None:
+            size = array.shape[self.cut]
+            start, stop = (end * size // (whole or size) for end in part)
+            array = np.take(array, np.arange(start, stop), axis=self.cut)
         array = np.squeeze(array, tuple(number for number, axis in enumerate(self.axes) if axis == "1"))
-        return np.asarray(array.T if self.flip else array, order="C")
+        return np.asarray(np.transpose(array, self._order(array.ndim)), order="C")
 
     def theirs(self, array: np.ndarray) -> np.ndarray:
-        """Our array as theirs."""
-        array = np.asarray(array).T if self.flip else np.asarray(array)
+        """Our array as theirs; where `line` is given, that one line."""
+        array = np.transpose(array, np.argsort(self._order(np.ndim(array))))
         return np.asarray(np.expand_dims(array, tuple(number for number, axis in enumerate(self.axes) if axis == "1")), order="C")
+
+    def _order(self, axes: int) -> tuple[int, ...]:
+        return self.order or (tuple(reversed(range(axes))) if self.flip else tuple(range(axes)))
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int | None, ...]:
         """The shape that theirs must have; None where `sizes` does not know an axis."""
@@ -92,11 +109,15 @@ def read_float32(name: str, source: Source, origin: str) -> tuple[np.ndarray, st
     Raises:
         ValueError: truncated, or of a type that is not supported.
     """
+    array = read_array(name, source, origin)
+    return array.astype(np.float32), array.dtype.name
+
+
+def read_array(name: str, source: Source, origin: str) -> np.ndarray:
+    """One tensor as it is stored. Errors as of `read_float32`."""
     if source.problem is not None:
         raise ValueError(f"{origin}: {name} cannot be read: {source.problem}")
-    array = source.read(slice(None)) if source.shape else source.read(Ellipsis)
-    array = np.asarray(array)
-    return array.astype(np.float32), array.dtype.name
+    return np.asarray(source.read(slice(None)) if source.shape else source.read(Ellipsis))
 
 
 def fuse(parts: Sequence[tuple[tuple[int, int], Mapping[str, np.ndarray]]], whole: int) -> dict[str, np.ndarray]:
@@ -130,11 +151,16 @@ def fuse(parts: Sequence[tuple[tuple[int, int], Mapping[str, np.ndarray]]], whol
     return fused | {"a": np.concatenate([a for _, a, _ in scaled]), "b": b}
 
 
-def trimmed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """LoRA factors without the zero rows that pad a layer of lower rank to its stack: they would count in alpha / R."""
-    used = np.flatnonzero(arrays["a"].any(axis=-1) | arrays["b"].any(axis=-1))
+def trimmed(arrays: Mapping[str, np.ndarray], ranked: Sequence[str] = ("a", "b")) -> dict[str, np.ndarray]:
+    """Factors without the zero rows that pad a layer of lower rank to its stack: they would count in alpha / R.
+
+    Args:
+        ranked: the fields of such rows, of LoRA by default.
+    """
+    rows = [arrays[field].reshape(arrays[field].shape[0], -1).any(axis=-1) for field in ranked if field in arrays]
+    used = np.flatnonzero(np.logical_or.reduce(rows))
     rank = int(used[-1]) + 1 if used.size else 1
-    return dict(arrays) | {"a": arrays["a"][:rank], "b": arrays["b"][:rank]}
+    return dict(arrays) | {field: arrays[field][:rank] for field in ranked if field in arrays}
 
 
 def nbytes(arrays: Mapping[str, Any]) -> int:

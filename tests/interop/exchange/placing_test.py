@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny import TIED, TINY, base
 
 from peftjax.interop.exchange.adapter import extract
-from peftjax.interop.exchange.lora_methods import Found, by_layers, lora_methods, named
+from peftjax.interop.exchange.placing import Found, by_layers, lora_methods, named
 from peftjax.peft import attach, cut_points, lora
 
 MODULES = ("attn/q", "attn/v", "mlp/down")

@@ -1,0 +1,95 @@
+"""From what a file holds, module by module, to the methods that make room for it.
+
+A file says what is there: on this module of this layer a rank and an alpha. A method says it as a rule. One method covers the modules that
+lie on the same layers; numbers that differ from its own become patterns where it has such, and separate methods where it has none.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from peftjax.interop.exchange.modules import layer_of, logical
+from peftjax.peft.lora import lora
+from peftjax.peft.select import NAMES
+
+
+class Found(NamedTuple):
+    """What a file says of one module with a LoRA: its rank, and the alpha that belongs to it."""
+
+    rank: int
+    alpha: float
+
+
+def methods_for(
+    make: Callable[..., Any], found: Mapping[str, Mapping[str, Any]], layers: int, default: Mapping[str, Any],
+    patterns: Mapping[str, str], **settings: Any,
+) -> tuple[Any, ...]:
+    """The methods that put themselves on exactly these modules.
+
+    Args:
+        make: the method's class.
+        found: numbers of each module by field of the method; by our module with the layer's number, `blocks/7/attn/q` or `embed`.
+        layers: of the base.
+        default: the file's own numbers; what differs from them becomes a pattern.
+        patterns: for each number that may have exceptions, the method's field that holds them.
+        settings: the same for all modules.
+    """
+    on: dict[str, dict[int | None, Mapping[str, Any]]] = collections.defaultdict(dict)
+    for path, numbers in found.items():
+        on[logical(path)][layer_of(path)] = numbers
+    everywhere = frozenset(range(layers))
+    groups: dict[tuple, dict[str, dict[int | None, Mapping[str, Any]]]] = collections.defaultdict(dict)
+    for module, by_layer in on.items():
+        fixed = collections.defaultdict(dict)  # numbers without exceptions keep modules apart
+        for layer, numbers in by_layer.items():
+            fixed[tuple(numbers[name] for name in default if name not in patterns)][layer] = numbers
+        for values, part in fixed.items():
+            lies_on = frozenset(layer for layer in part if layer is not None)
+            groups[None if not lies_on or lies_on == everywhere else lies_on, values][module] = part
+    methods = []
+    for (lies_on, values), modules in sorted(groups.items(), key=lambda group: (group[0][0] is not None, sorted(group[0][0] or ()))):
+        own = dict(default) | dict(zip((name for name in default if name not in patterns), values, strict=True))
+        exceptions = {
+            field: _exceptions({module: {i: n[name] for i, n in part.items()} for module, part in modules.items()}, own[name])
+            for name, field in patterns.items()
+        }
+        targets = tuple(named(module) for module in sorted(modules))
+        methods.append(
+            make(**own, targets=targets, layers=None if lies_on is None else tuple(sorted(lies_on)), **exceptions, **settings)
+        )
+    return tuple(methods)
+
+
+def lora_methods(found: Mapping[str, Found], layers: int, default: Found, **settings: Any) -> tuple[lora, ...]:
+    """`methods_for` of LoRA alone."""
+    numbers = {path: {"rank": one.rank, "alpha": float(one.alpha)} for path, one in found.items()}
+    own = {"rank": default.rank, "alpha": float(default.alpha)}
+    return methods_for(lora, numbers, layers, own, {"rank": "rank_pattern", "alpha": "alpha_pattern"}, **settings)
+
+
+def named(module: str) -> str:
+    """The field's name of one of our modules where there is one: `blocks/attn/q` -> `q_proj`."""
+    return next((name for name, pattern in NAMES.items() if pattern == module), module)
+
+
+def by_layers(modules: Iterable[str]) -> dict[str, set[int]]:
+    """Logical modules with the layers they occur on."""
+    on: dict[str, set[int]] = collections.defaultdict(set)
+    for path in modules:
+        on[logical(path)].add(layer_of(path))
+    return dict(on)
+
+
+def _exceptions(values: Mapping[str, Mapping[int | None, Any]], default: Any) -> dict[str, Any]:
+    """Exceptions from `default`: by module where all its layers agree, else by layer, which is looked at first."""
+    single, whole = {}, {}
+    for module, by_layer in sorted(values.items()):
+        if len(set(by_layer.values())) == 1:
+            value = next(iter(by_layer.values()))
+            if value != default:
+                whole[named(module)] = value
+        else:
+            for layer, value in sorted(by_layer.items()):
+                if value != default:
+                    single[module.replace("blocks/", f"blocks/{layer}/", 1)] = value
+    return single | whole
