@@ -4,9 +4,11 @@
     after   prompt = {"tone": Prompt(...)}               blocks/attn/kv = {"task": Prefix(...)}
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from peftjax.nn.kernels import Entry
 from peftjax.nn.shared import STORE, fill
 from peftjax.nn.tree import put, walk
 from peftjax.peft.prefix import PrefixEncoder
@@ -15,13 +17,21 @@ from peftjax.peft.prompt import PromptEncoder
 
 def folded(params: dict) -> dict:
     """A new tree that computes the same, in which no encoder is left. It can be trained on, as another method: `folded_methods`."""
+    store = params.get(STORE, {})
     for path, entry in list(walk(params)):
-        if isinstance(entry, PromptEncoder | PrefixEncoder):
-            params = put(params, path, fill(entry, params.get(STORE, {})).folded())
-    for path in [path for path, _ in walk(params)]:
-        if path.startswith(f"{STORE}/") and path.split("/")[2] == "prefix":
-            params = put(params, path, None)
+        if isinstance(entry, Entry):
+            params = put(params, path, _folded(entry, store))
+    for name in store:
+        params = put(params, f"{STORE}/{name}/prefix", None)
     return params
+
+
+def _folded(entry: Entry, store: dict) -> Entry:
+    """An entry, or what it is for some rows of a batch, without its encoder."""
+    if isinstance(entry, PromptEncoder | PrefixEncoder):
+        return fill(entry, store).folded()
+    base = getattr(entry, "base", None)
+    return dataclasses.replace(entry, base=_folded(base, store)) if isinstance(base, Entry) else entry
 
 
 def folded_methods(methods: Sequence[Any]) -> list[Any]:

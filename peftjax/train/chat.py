@@ -11,6 +11,7 @@ from peftjax.models.encoder_config import EncoderConfig
 from peftjax.models.generate import stream
 from peftjax.models.stop import StopStrings, pieces
 from peftjax.peft.dora import settle
+from peftjax.peft.folded import folded
 from peftjax.peft.merge import merge
 from peftjax.train.adapters import ready
 from peftjax.train.startup import use_compilation_cache
@@ -45,7 +46,7 @@ class Speaker:
         found = ready(run, base_uri, adapter, step=step, other_base=other_base)
         if isinstance(found.base.config, EncoderConfig):
             raise ValueError(f"{found.origin} is an encoder, which classifies texts and writes none; see scripts/evaluate.py")
-        params = settle(merge(found.params, strict=False) if merged else found.params)
+        params = folded(settle(merge(found.params, strict=False) if merged else found.params))
         data = found.config.data
         template = None if run is None else Template(prompt=data.prompt, response=data.response, chat=data.chat)
         model, params = unrolled(found.model(), params) if unroll else (found.model(), params)

@@ -17,6 +17,7 @@ from peftjax.evals.metrics import evaluate, perplexity
 from peftjax.models.decoder import Decoder
 from peftjax.models.generate import generate_ids
 from peftjax.peft.dora import settle
+from peftjax.peft.folded import folded
 from peftjax.peft.partition import combine
 from peftjax.train.held import Held
 from peftjax.train.loss import token_losses
@@ -88,7 +89,7 @@ class Evaluator:
 
     def predictions(self, name: str, trainable: Any, frozen: Any) -> list[str]:
         """Greedy answers to the prompts of one held-out set, in the order of its rows."""
-        held, params = self.held[name], settle(combine(trainable, frozen))
+        held, params = self.held[name], folded(settle(combine(trainable, frozen)))
         total = len(held.tokens)
         ids = generate_ids(
             self.model, params, held.prompts(), self.tokenizer.eos_id, max_new=self.options.max_new, pad_id=self.tokenizer.pad_id,
