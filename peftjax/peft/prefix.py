@@ -69,12 +69,12 @@ class _Before(Entry):
         return self.size if self.offset else 0
 
 
-@node(arrays=("k", "v", "gate", "gate_bias", "dropout"), static=("offset", "slides", "gating", "name"))
+@node(arrays=("k", "v", "gate", "gate_bias", "dropout"), static=("offset", "slides", "gating", "size", "name"))
 @dataclasses.dataclass(frozen=True)
 class Prefix(_Before):
     """The entry. k, v: [P, G K]; gate: [1 or 2, D] and gate_bias [1 or 2], the first for keys and the last for values, or None; dropout:
     rate [] or None; all with a leading L outside the scanned body. offset: positions of tokens start at P; slides: a window counts them as
-    tokens; gating: one of GATINGS."""
+    tokens; gating: one of GATINGS; size: P."""
 
     k: jax.Array
     v: jax.Array
@@ -84,14 +84,11 @@ class Prefix(_Before):
     offset: bool
     slides: bool
     gating: str
+    size: int
     name: str
 
     trainable = ("k", "v", "gate", "gate_bias")
     matrices = ("k", "v", "gate")
-
-    @property
-    def size(self):
-        return self.k.shape[-2]
 
     def folded(self) -> "Prefix":
         """Itself."""
@@ -105,7 +102,7 @@ class Prefix(_Before):
 @dataclasses.dataclass(frozen=True)
 class PrefixEncoder(_Before):
     """The entry whose keys and values a network makes. up: [M, 2 G K], keys before values; up_bias: [2 G K]; both with a leading L outside
-    the scanned body. embedding [P, D], down [M, D] and down_bias [M] are shared by the layers; size: P. The others as of `Prefix`."""
+    the scanned body. embedding [P, D], down [M, D] and down_bias [M] are shared by the layers. The others as of `Prefix`."""
 
     embedding: Any
     down: Any
@@ -130,7 +127,7 @@ class PrefixEncoder(_Before):
         h = ACTIVATIONS[self.activation](self.embedding @ self.down.T + self.down_bias[None])
         kv = jnp.einsum("PM,...MN->...PN", h, self.up) + self.up_bias[..., None, :]
         k, v = jnp.split(kv, 2, axis=-1)
-        return Prefix(k, v, self.gate, self.gate_bias, self.dropout, self.offset, self.slides, self.gating, self.name)
+        return Prefix(k, v, self.gate, self.gate_bias, self.dropout, self.offset, self.slides, self.gating, self.size, self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +215,7 @@ class prefix:  # noqa: N801 (configs read `prefix(length=30)`)
 
     def _entry(self, size: int, width: int, draw: Draw, shared: dict) -> Prefix | PrefixEncoder:
         own: dict[str, Any] = {"dropout": draw.rate(self.dropout), "offset": self.offset, "slides": self.slides}
-        own |= {"gating": self.gating, "name": self.name}
+        own |= {"gating": self.gating, "size": self.length, "name": self.name}
         own["gate"] = draw("gate", lambda key: 0.02 * jax.random.normal(key, (self.gates, width))) if self.gates else None
         own["gate_bias"] = draw.full(0, self.gates) if self.gates else None
         zeros = self.init == "zeros"
@@ -228,7 +225,7 @@ class prefix:  # noqa: N801 (configs read `prefix(length=30)`)
             return Prefix(**values, **own)
         shapes = {"up": (self.hidden, 2 * size), "up_bias": (2 * size,)}
         values = {x: draw.full(0, *shape) if zeros else draw(x, kaiming(self.hidden, *shape)) for x, shape in shapes.items()}
-        return PrefixEncoder(**values, **shared, **own, activation=self.activation, size=self.length)
+        return PrefixEncoder(**values, **shared, **own, activation=self.activation)
 
 
 def with_keys_values(params: dict, k: jax.Array, v: jax.Array, name: str = "default") -> dict:

@@ -16,6 +16,7 @@ from peftjax.models.decoder import Decoder, abstract_params, cut
 from peftjax.nn.shared import fill
 from peftjax.nn.sites import Tokens
 from peftjax.nn.tree import get, put, walk
+from peftjax.peft.across_layers import across_layers
 from peftjax.peft.attach import attach, detach
 from peftjax.peft.merge import merge
 from peftjax.peft.partition import partition, size
@@ -32,6 +33,12 @@ def layer(method, number=1):
     params = moved(attach(base(), [method], KEY))
     whole = get(params, "blocks/attn/kv/default")
     return fill(jax.tree.map(lambda x: x[number], whole), params.get("shared", {}))
+
+
+def test_layers_may_share_a_prefix():
+    params = moved(attach(base(), [across_layers(prefix(length=3))], KEY))
+    assert size(partition(params)[0])[0] == 2 * 3 * WIDTH
+    assert np.abs(logits(params) - logits(base())).max() > 1e-2
 
 
 def test_the_encoder_is_its_formula():
