@@ -17,6 +17,7 @@ from peftjax.nn.tree import get, place, put, walk
 from peftjax.peft.attach import adapters
 from peftjax.peft.bank import BottleneckBank, LoRABank
 from peftjax.peft.bottleneck import Bottleneck
+from peftjax.peft.composed import Composed, ComposedEntry
 from peftjax.peft.lora import LoRA
 
 
@@ -49,7 +50,7 @@ def stack_adapters(base: dict, trees: Sequence[dict]) -> dict:
 
     Raises:
         ValueError: no tree, adapters in `base`, or adapters made for other shapes.
-        TypeError: an adapter that is neither LoRA nor bottleneck.
+        TypeError: an adapter that is neither LoRA nor bottleneck, or adapters that are composed.
     """
     if not trees:
         raise ValueError("stack_adapters needs at least one tree with an adapter")
@@ -58,6 +59,10 @@ def stack_adapters(base: dict, trees: Sequence[dict]) -> dict:
     kernels: dict[str, list[Part]] = {}
     entries: dict[Form, list[Part]] = {}
     for number, tree in enumerate(trees):
+        composed = next((path for path, value in walk(tree) if isinstance(value, Composed | ComposedEntry)), None)
+        if composed is not None:
+            raise TypeError(f"adapters of tree {number} are composed at {composed}; a bank holds what acts one after another. Give it "
+                            "decompose(params), or compose what is beside each other with BatchSplit")
         for logical, part in _loras(tree, number):
             kernels.setdefault(logical, []).append(part)
         for form, part in _bottlenecks(tree, number):

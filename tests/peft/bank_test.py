@@ -15,6 +15,8 @@ from peftjax.nn.tree import get, put
 from peftjax.peft.attach import attach, cut_points, detach
 from peftjax.peft.bank import SHARED_BY, choose
 from peftjax.peft.bottleneck import bottleneck, houlsby, pfeiffer, scaled_parallel
+from peftjax.peft.compose import compose
+from peftjax.peft.composition import Average
 from peftjax.peft.lora import lora
 from peftjax.peft.parts import norm_only
 from peftjax.peft.stacking import stack_adapters
@@ -146,5 +148,8 @@ def test_what_fits_nowhere_is_refused():
         stack_adapters(base(TIED), [tree("lora"), attach(base(TIED), (norm_only(),), KEY)])
     with pytest.raises(TypeError, match="DoRA 'default' at blocks/attn/k/kernel"):
         stack_adapters(base(TIED), [attach(base(TIED), (lora(dora=True),), KEY)])
+    both = compose(attach(base(TIED), (lora(name="a"), lora(name="b")), KEY), Average("a", "b"))
+    with pytest.raises(TypeError, match="adapters of tree 0 are composed at blocks/attn/k/kernel; a bank holds what acts one after"):
+        stack_adapters(base(TIED), [both])
     with pytest.raises(TypeError, match="no one dense weight"):
         get(params, "blocks/attn/q/kernel").merge()

@@ -10,17 +10,30 @@ from tiny import TIED, TINY, adamw, base, logits, moved, run, tokens, train_batc
 
 from peftjax.models.decoder import Decoder
 from peftjax.models.generate import generate_ids
-from peftjax.nn.tree import flatten, get
+from peftjax.nn.kernels import dot
+from peftjax.nn.shared import fill
+from peftjax.nn.sites import Tokens
+from peftjax.nn.tree import flatten, get, walk
+from peftjax.peft.across_layers import across_layers
 from peftjax.peft.attach import activate, attach
 from peftjax.peft.bottleneck import houlsby, pfeiffer
+from peftjax.peft.compacter import compacter
 from peftjax.peft.compose import compose
+from peftjax.peft.composed import Composed, ComposedEntry
 from peftjax.peft.composition import BatchSplit, Parallel, Split, Stack
+from peftjax.peft.gated_lora import gated_lora
+from peftjax.peft.hira import hira
 from peftjax.peft.ia3 import ia3
 from peftjax.peft.lora import lora
+from peftjax.peft.oft import oft
+from peftjax.peft.outcomes import on
 from peftjax.peft.partition import combine, partition
+from peftjax.peft.parts import full
 from peftjax.peft.prefix import prefix
 from peftjax.peft.prompt import prompt_tuning
+from peftjax.peft.reft import reft
 from peftjax.peft.route import in_parallel, route
+from peftjax.peft.vera import vera
 from peftjax.train.loss import token_losses
 from peftjax.train.step import make_step, new_state
 
@@ -148,6 +161,38 @@ def test_positions_in_any_order_and_blocks_in_blocks():
     nested = compose(params, BatchSplit("a", Split("a", "b"), at="whose"))
     nested = route(route(nested, places, at="positions"), [0, 1, -1, 1], at="whose")
     np.testing.assert_array_equal(site(nested)(x), np.stack([a[0], want[1], x[2], want[3]]))
+
+
+SHARED = across_layers(lora(rank=2), name="x")
+EVERY = {
+    "lora": lora(rank=2, alpha=3, lora_bias=True, name="x"), "dora": lora(rank=2, dora=True, name="x"), "hira": hira(rank=2, name="x"),
+    "vera": vera(rank=2, name="x"), "oft": oft(block_size=2, name="x"), "ia3": ia3(name="x"), "full": full(targets="q_proj", name="x"),
+    "gated lora": gated_lora(rank=2, name="x"), "compacter": compacter(size=4, name="x"), "reft": reft(rank=2, name="x"), "shared": SHARED,
+}  # fmt: skip
+
+
+@pytest.mark.slow  # every product and entry of eleven methods, not compiled: fifteen seconds
+@pytest.mark.parametrize("name", EVERY)
+def test_rows_of_every_kind_of_method_at_every_place(name):
+    """Beside a LoRA and a bottleneck that stand wherever it does or does not."""
+    others = [lora(rank=1, name="y"), houlsby(size=2, name="y")]
+    params = moved(attach(base(), [EVERY[name], *others], KEY), 0.3)
+    routed, places = route(compose(params, BatchSplit("x", "y")), [1, 0, -1]), 0
+    for path, value in walk(routed):
+        if isinstance(value, Composed | ComposedEntry):
+            value, places = fill(jax.tree.map(lambda leaf: leaf[1], value), routed.get("shared", {})), places + 1
+            if isinstance(value, Composed):
+                x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, value.shape[0])), jnp.float32)
+                apply = lambda part, x=x, base=value.base: dot(x, base if part is None else on(part, base))  # noqa: E731
+                got = dot(x, value)
+            else:
+                x, ones = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, TINY.width)), jnp.float32), jnp.ones((3, 4), int)
+                about = {"residual": x[::-1], "normed": 2 * x, "tokens": Tokens(jnp.cumsum(ones, axis=1) - 1, ones)}
+                apply = lambda part, x=x, about=about: x if part is None else part(x, **about)  # noqa: E731
+                got = value(x, **about)
+            for row, part in enumerate(("y", "x", None)):
+                np.testing.assert_allclose(got[row], apply(value.parts.get(part))[row], rtol=1e-5, atol=1e-5, err_msg=f"{path} {part}")
+    assert places >= 9  # seven kernels and two sites
 
 
 @pytest.mark.slow  # decoding compiles a program for each of four trees: ten seconds
