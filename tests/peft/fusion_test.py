@@ -21,6 +21,7 @@ from peftjax.peft.compose import compose
 from peftjax.peft.composition import Fuse
 from peftjax.peft.fusion import Fusion, KernelFusion, fusion
 from peftjax.peft.lora import lora
+from peftjax.peft.merge import merge
 from peftjax.peft.partition import partition, size
 from peftjax.peft.parts import norm_only
 from peftjax.peft.penalty import penalty
@@ -142,6 +143,8 @@ def test_what_cannot_be_weighed_is_refused():
         attach(params, [fusion(of=("a", "b"))], KEY)
     with pytest.raises(ValueError, match="of two adapters or more"):
         fusion(of=("a", "a"))
+    with pytest.raises(TypeError, match="Fuse of a, b, mix is no one weight: attention weighs what they do token by token"):
+        merge(fused(lora(rank=1, targets="q_proj", name="a"), lora(rank=1, targets="q_proj", name="b")))
     alone = attach(activate(params, ["b", "c"]), [fusion(of=("b", "c"))], KEY)
     with pytest.raises(TypeError, match=r"fusion 'fusion' weighs what other adapters do; compose\(params, Fuse"):
         layer(alone, "blocks/mlp_out/fusion")(jnp.zeros((1, 2, TINY.width)))

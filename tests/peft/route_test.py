@@ -1,16 +1,18 @@
 """A row of a batch that mixes methods is that of its method alone, whatever the order; numbers are no other program; gradients are too."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TIED, TINY, adamw, base, logits, moved, run, tokens, train_batch
+from tiny import BIASED, TIED, TINY, adamw, base, logits, moved, run, tokens, train_batch
 
 from peftjax.models.decoder import Decoder
 from peftjax.models.generate import generate_ids
 from peftjax.nn.kernels import dot
+from peftjax.nn.layers import add_bias
 from peftjax.nn.shared import fill
 from peftjax.nn.sites import Tokens
 from peftjax.nn.tree import flatten, get, walk
@@ -150,6 +152,26 @@ def test_splits_of_known_sizes_and_copies_in_parallel():
     np.testing.assert_array_equal(by_position, np.concatenate([a[:, :2], b[:, 2:]], axis=1))
     copies = site(compose(params, Parallel("a", "b")))(in_parallel(x, 2))
     np.testing.assert_array_equal(copies, np.concatenate([a, b]))
+
+
+@pytest.mark.parametrize(("block", "ids"), [
+    (BatchSplit("a", "b"), [1, -1, 0]), (BatchSplit("a", "b", sizes=[1, 2]), None), (Split("a", "b"), [[0, 1, -1, 0]] * 3),
+    (Split("a", "b", sizes=[3, 1]), None),
+], ids=str)  # fmt: skip
+def test_a_row_has_the_bias_as_its_method_makes_it(block, ids):
+    """IA3 scales a whole output, the bias beside the weight too."""
+    params = compose(moved(attach(base(BIASED), [ia3(name="a"), lora(rank=2, name="b")], KEY), 0.3), block)
+    module = get(params if ids is None else route(params, ids), "blocks/attn/k")
+    node, bias = (jax.tree.map(lambda leaf: leaf[0], module[field]) for field in ("kernel", "bias"))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, TINY.width)), jnp.float32)
+    alone = [dataclasses.replace(node.parts[name], base=node.base) for name in "ab"] + [node.base]
+    each = jnp.stack([add_bias(dot(x, kernel), bias, kernel) for kernel in alone])
+    if ids is None:
+        ids = np.repeat([0, 1], block.sizes)
+        ids = ids if isinstance(block, BatchSplit) else np.tile(ids, (3, 1))
+    chosen = np.broadcast_to(np.array(ids) if isinstance(block, Split) else np.array(ids)[:, None], (3, 4))
+    want = np.take_along_axis(np.asarray(each), chosen[None, :, :, None] % 3, axis=0)[0]
+    np.testing.assert_allclose(add_bias(dot(x, node), bias, node), want, rtol=1e-5, atol=1e-5)
 
 
 def test_positions_in_any_order_and_blocks_in_blocks():
