@@ -20,10 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import node
+from peftjax.nn.kernels import Entry, node
 from peftjax.nn.thin import expand, shrink
 from peftjax.nn.tree import get, put, walk
 from peftjax.peft.bottleneck import Bottleneck
+from peftjax.peft.composed import ComposedEntry
 from peftjax.peft.transform import Transform
 
 # The weight whose product is the value at a site, and the norm that may stand between.
@@ -38,10 +39,18 @@ def anneal(params: dict, t: float | jax.Array, names: Iterable[str] | None = Non
         ValueError: no such adapter.
     """
     chosen, found = None if names is None else set(names), set()
-    for path, value in list(walk(params)):
+
+    def annealed(value):
+        if isinstance(value, ComposedEntry):
+            return dataclasses.replace(value, parts={name: annealed(part) for name, part in value.parts.items()})
         if isinstance(value, Bottleneck) and value.annealed is not None and (chosen is None or value.name in chosen):
-            params = put(params, path, dataclasses.replace(value, annealed=jnp.full_like(value.annealed, t)))
             found.add(value.name)
+            return dataclasses.replace(value, annealed=jnp.full_like(value.annealed, t))
+        return value
+
+    for path, value in list(walk(params)):
+        if isinstance(value, Entry):
+            params = put(params, path, annealed(value))
     if not found or (chosen is not None and found != chosen):
         asked = "" if chosen is None else f" of {', '.join(sorted(chosen - found))}"
         raise ValueError(f"nothing{asked} to anneal: no bottleneck{asked} was attached with anneal=True")

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 
 from peftjax.hints import did_you_mean
 from peftjax.nn.context import KEYS_VALUES, PROMPT
-from peftjax.nn.kernels import Entry, Kernel
+from peftjax.nn.kernels import Entry, Kernel, Tied
 from peftjax.nn.shared import STORE
-from peftjax.nn.tree import put, walk
+from peftjax.nn.tree import get, put, walk
 from peftjax.peft.attach import adapters, names_in
 from peftjax.peft.composed import Composed, ComposedEntry, hung, placed, stacked
 from peftjax.peft.composition import Average, Block, Composition, Fuse, Split, Stack, blocks, from_data, names
@@ -51,6 +51,7 @@ def compose(params: dict, composition: Composition | dict) -> dict:
     left_out = sorted(set(known) - set(named))
     if left_out:
         raise ValueError(f"the composition leaves out {', '.join(left_out)}; name them, or take them off: detach(params, {left_out})")
+    _followed(composition, params)
     for path, value in list(walk(params)):
         if isinstance(value, Kernel) and names_in(value):
             params = put(params, path, _kernel(composition, path, value))
@@ -154,6 +155,19 @@ def _bare(plan: Composition | None, parts: dict[str, Kernel], path: str, bare: b
         return
     for number, child in enumerate(plan.children if plan else ()):
         _bare(child, parts, path, bare and not (number and isinstance(plan, Stack)))
+
+
+def _followed(composition: Composition, params: dict) -> None:
+    """Refuses adapters beside each other of which some have a head of their own and some one that is tied to the embedding: where both are
+    in a tree the head reads the embedding as it was before any adapter."""
+    head, embedding = get(params, "head/kernel"), get(params, "embed/embedding")
+    own, bottom = _apart(head)
+    if not isinstance(bottom, Tied):
+        return
+    follow = sorted(names_in(embedding) - set(bottom.apart) - set(own))
+    if follow and stacked(_here(composition, names_in(embedding) | set(own), "head/kernel")) is None:
+        raise ValueError(f"{', '.join(follow)} would have the head follow the embedding, which others of this composition keep apart from "
+                         'it: attach with targets "embed_tokens" and "lm_head", or with ensure_weight_tying=False')
 
 
 def _fits(plan: Composition, path: str) -> None:

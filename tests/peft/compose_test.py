@@ -11,6 +11,7 @@ from tiny import BIASED, TIED, TINY, base, equal_trees, logits, moved, tokens
 from peftjax.interop.exchange.adapter import digest, extract
 from peftjax.nn.kernels import dense, dot
 from peftjax.nn.tree import flatten, get, put
+from peftjax.peft.anneal import anneal
 from peftjax.peft.attach import adapters, attach, detach
 from peftjax.peft.bottleneck import bottleneck, houlsby, pfeiffer
 from peftjax.peft.compose import compose, decompose
@@ -164,6 +165,12 @@ def test_tools_see_the_adapters_inside():
     assert not np.any(flatten(off)["blocks/mlp_out/a/scale"]) and not np.any(flatten(off)["blocks/attn/q/kernel/b/scale"])
 
 
+def test_bottlenecks_inside_are_annealed():
+    params = compose(attach(base(), [houlsby(size=2, anneal=True, name=name) for name in "ab"], KEY), Average("a", "b"))
+    entry = get(anneal(params, 0.5, ["a"]), "blocks/mlp_out")
+    assert np.all(entry.parts["a"].annealed == 0.5) and not np.any(entry.parts["b"].annealed)
+
+
 def test_one_node_of_two_names_and_a_name_in_two_places_hold_one_copy():
     params = tree(lora(rank=2, name="a"), lora(rank=1, name="b"), lora(rank=3, name="c"))
     composed = compose(params, Average(Stack("a", "b"), Stack("a", "c")))
@@ -198,6 +205,10 @@ def test_what_cannot_be_is_refused():
     heads = attach(base(), [lora(rank=2, targets="lm_head", name="a"), lora(rank=2, name="b")], KEY)
     with pytest.raises(ValueError, match="Split at head/kernel: a head sees some positions only"):
         compose(heads, Split("a", "b"))
+    apart = attach(base(TIED), [lora(rank=2, targets="embed_tokens", name="a"), lora(rank=2, targets="lm_head", name="b")], KEY)
+    with pytest.raises(ValueError, match="a would have the head follow the embedding, which others of this composition keep apart"):
+        compose(apart, BatchSplit("a", "b"))
+    assert adapters(compose(apart, Stack("b", "a"))) == ["a", "b"]
     before = attach(base(), [prefix(length=2, name="a"), lora(rank=2, name="b")], KEY)
     with pytest.raises(ValueError, match="Average at blocks/attn/kv: what stands before a sequence is there for a row or is not"):
         compose(before, Average("a", "b"))
