@@ -10,6 +10,7 @@
 """
 
 from peftjax.peft.across_layers import across_layers
+from peftjax.peft.adalora import adalora
 from peftjax.peft.anneal import anneal
 from peftjax.peft.attach import activate, adapters, attach, cut_points, detach
 from peftjax.peft.blend import blend, blend_changes, to_lora
@@ -30,6 +31,7 @@ from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
+from peftjax.peft.initialise import initialise, loftq, qpissa
 from peftjax.peft.invertible import invertible
 from peftjax.peft.loha import loha
 from peftjax.peft.lokr import lokr
@@ -39,7 +41,9 @@ from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.partition import combine, partition
 from peftjax.peft.parts import bitfit, full, head_only, norm_only
+from peftjax.peft.plain import as_plain
 from peftjax.peft.prefix import prefix
+from peftjax.peft.probe import measure
 from peftjax.peft.prompt import p_tuning, prompt_tuning
 from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import direft, loreft, noreft, reft
@@ -52,11 +56,11 @@ from peftjax.peft.unions import houlsby_inv, mam, pfeiffer_inv, unipelt
 from peftjax.peft.vera import vera
 
 __all__ = [
-    "Average", "BatchSplit", "Fuse", "Parallel", "Split", "Stack", "across_layers", "activate", "adapter_plus", "adapters", "anneal",
-    "attach", "bitfit", "blend", "blend_changes", "boft", "bottleneck", "classifier", "combine", "compacter", "compacter_plus_plus",
-    "compose", "cut_points", "decompose", "delora", "dense_delta", "dequantised", "detach", "direft", "drop_layers", "folded", "fourierft",
-    "full", "fusion", "gated_lora", "gralora", "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3", "in_parallel", "invertible",
-    "loha", "lokr", "lora", "loreft", "mam", "merge", "merge_into", "miss", "noreft", "norm_only", "oft", "p_tuning", "parallel",
-    "partition", "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "randlora", "reft", "road", "route", "scaled_parallel", "shira",
-    "table", "to_lora", "trainable_tokens", "unipelt", "vera",
+    "Average", "BatchSplit", "Fuse", "Parallel", "Split", "Stack", "across_layers", "activate", "adalora", "adapter_plus", "adapters",
+    "anneal", "as_plain", "attach", "bitfit", "blend", "blend_changes", "boft", "bottleneck", "classifier", "combine", "compacter",
+    "compacter_plus_plus", "compose", "cut_points", "decompose", "delora", "dense_delta", "dequantised", "detach", "direft", "drop_layers",
+    "folded", "fourierft", "full", "fusion", "gated_lora", "gralora", "head_only", "hira", "houlsby", "houlsby_inv", "hra", "ia3",
+    "in_parallel", "initialise", "invertible", "loftq", "loha", "lokr", "lora", "loreft", "mam", "measure", "merge", "merge_into", "miss",
+    "noreft", "norm_only", "oft", "p_tuning", "parallel", "partition", "pfeiffer", "pfeiffer_inv", "prefix", "prompt_tuning", "qpissa",
+    "randlora", "reft", "road", "route", "scaled_parallel", "shira", "table", "to_lora", "trainable_tokens", "unipelt", "vera",
 ]

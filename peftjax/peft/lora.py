@@ -16,20 +16,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Kernel, Wrapping, attend, dense, lookup, node
+from peftjax.hints import did_you_mean
+from peftjax.nn.kernels import Kernel, attend, lookup, node
 from peftjax.nn.tree import put
 from peftjax.peft import low_rank
+from peftjax.peft.delta import Delta, weight_under
 from peftjax.peft.dora import DoRA, on_weight
 from peftjax.peft.dropout import drop
-from peftjax.peft.keys import per_layer
+from peftjax.peft.inits import SPELLED, Init, parse, stacked
+from peftjax.peft.keys import key_at, per_layer
 from peftjax.peft.select import Target, as_patterns, module_of, require_used, resolve, select, with_head
+from peftjax.peft.shifted import ShiftedLoRA
 
 INITS = ("kaiming", "gaussian", "orthogonal")
 
 
 @node(arrays=("base", "a", "b", "bias", "scale", "dropout"), static=("name",))
 @dataclasses.dataclass(frozen=True)
-class LoRA(Wrapping):
+class LoRA(Delta):
     """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; bias: [out] or None; scale: []; dropout: rate [] or None; all with a
     leading L outside the scanned body. On an embedding [V, D] `in` is V and `out` is D."""
 
@@ -45,7 +49,6 @@ class LoRA(Wrapping):
     matrices = ("a", "b")
     fast = ("b",)
     ranked = ("a", "b")
-    adds = True
 
     def thin_input(self, training):
         return None if training and self.dropout is not None else self.a
@@ -64,9 +67,11 @@ class LoRA(Wrapping):
     def off(self):
         return dataclasses.replace(self, scale=jnp.zeros_like(self.scale))
 
-    def merge(self):
-        base = dense(self.base)
-        return (base.astype(jnp.float32) + low_rank.whole(self.a, self.b, self.scale)).astype(base.dtype)
+    def change(self, x):
+        return low_rank.times(x, self.a, self.b, self.scale)
+
+    def delta(self):
+        return low_rank.whole(self.a, self.b, self.scale)
 
     def factors(self):
         return self.a, self.b * self.scale[..., None, None]
@@ -77,6 +82,21 @@ class LoRA(Wrapping):
             return below
         own = self.scale[..., None] * self.bias
         return own if below is None else below + own
+
+
+@node(arrays=("base", "a", "b", "bias", "scale", "dropout"), static=("name",))
+@dataclasses.dataclass(frozen=True)
+class LoRAFA(LoRA):
+    """A LoRA whose A stays as it started (LoRA-FA, 2308.03303, 2023): x Aᵀ [..., R] is all that the gradient of B needs, and nothing of
+    x's width is kept for the backward pass."""
+
+    trainable = ("b", "bias")
+
+    def thin_input(self, training):
+        return None  # computed beside others' it would be kept as x is
+
+    def around(self, x, product, key=None, thin=None):
+        return super().around(x, product, key, low_rank.shrink_frozen(drop(x, self.dropout, key, self.name), self.a))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +117,9 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
         init: of A on linear kernels, where B is zero, so that the start is the base exactly: "kaiming" is U(-1/sqrt(in), 1/sqrt(in)),
             "gaussian" is normal with std 1/rank (both as HF PEFT). "orthogonal": A and B are interleaved rows of one random orthogonal
             [R, R] / 10 and random [in], [out] directions, both non-zero with A B = 0; R must be even. On embeddings A is zero and B normal
-            with std 1, as HF PEFT, for "kaiming" and "gaussian".
+            with std 1, as HF PEFT, for "kaiming" and "gaussian". Others, on linear kernels, start from the weight or from data: see
+            `peftjax.peft.inits`.
+        freeze_a: A stays as it started (LoRA-FA); `config.optimizer.project_frozen_a` projects B's gradient for it.
         rank_pattern, alpha_pattern: exceptions by target or by layer (`{"down_proj": 32, "blocks/7/attn/q": 4}`); the first match counts.
         layers: layers to adapt, default all.
         name: of the adapter; methods of one name are one adapter.
@@ -112,6 +134,7 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
     lora_bias: bool = False
     ensure_weight_tying: bool = True
     init: str = "kaiming"
+    freeze_a: bool = False
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
     layers: Sequence[int] | None = None
@@ -123,12 +146,25 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
                 raise ValueError(f"LoRA rank {rank} is not positive")
             if self.init == "orthogonal" and rank % 2:
                 raise ValueError(f"LoRA init 'orthogonal' shares rows out in pairs; rank {rank} is odd")
-        if self.init not in INITS:
-            raise ValueError(f"LoRA init {self.init!r} is none of {', '.join(INITS)}")
+        if self.init not in INITS and self._start is None:
+            near = did_you_mean(self.init, (*INITS, *SPELLED))
+            raise ValueError(f"LoRA init {self.init!r} is none of {', '.join((*INITS, *SPELLED))}{near}")
+        if self._start is not None and (self.dora or self.lora_bias):
+            raise ValueError(f"LoRA init {self.init!r} is for a LoRA without dora and lora_bias")
+        if self.freeze_a and (self.dora or self._shifts):
+            raise ValueError("freeze_a needs a B that starts at zero, of a plain LoRA; leave out dora and inits that change the base")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LoRA dropout {self.dropout} is not in [0, 1)")
         if self.dora and self.lora_bias:
             raise ValueError("a bias behind B has no part in DoRA, which is a change of the weight alone; leave out dora or lora_bias")
+
+    @property
+    def _start(self) -> Init | None:
+        return parse(self.init)
+
+    @property
+    def _shifts(self) -> bool:
+        return self._start is not None and self._start.shifts
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with a LoRA node, or a DoRA node, around every target.
@@ -160,6 +196,8 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
         if self.init == "orthogonal" and len(set(ranks)) > 1:
             raise ValueError(f"LoRA init 'orthogonal' needs one rank in a scanned stack; {target.path} has {sorted(set(ranks))}")
         is_embedding = target.path.endswith("/embedding")
+        if self._start is not None and is_embedding:
+            raise ValueError(f"LoRA init {self.init!r} is for linear kernels; {target.path} is an embedding")
 
         def draw(factor: str, init):
             """Rows beyond a layer's own rank are zero in both factors, and then stay zero: their gradients are products of each other."""
@@ -177,12 +215,27 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             thin = self._random(top, width if is_embedding else rows, is_embedding)
             zero = lambda _: jnp.zeros((top, rows if is_embedding else width))  # noqa: E731
             a, b = (draw("a", zero), draw("b", thin)) if is_embedding else (draw("a", thin), draw("b", zero))
+        if self._start is not None:
+            return self._started(target, a, b, ranks, scales, key)
         scale = jnp.asarray(scales if layers else scales[0], jnp.float32)
         dropout = jnp.full(scale.shape, self.dropout, jnp.float32) if self.dropout else None
         if self.dora:
             return _beneath(target.value, lambda weight: on_weight(weight, a, b, scale, dropout, self.name), target.path)
         bias = jnp.zeros(b.shape[:-2] + b.shape[-1:]) if self.lora_bias and not is_embedding else None
-        return LoRA(target.value, a, b, scale, dropout, self.name, bias)
+        return (LoRAFA if self.freeze_a else LoRA)(target.value, a, b, scale, dropout, self.name, bias)
+
+    def _started(self, target: Target, a, b, ranks: list[int], scales: list[float], key: jax.Array) -> LoRA | ShiftedLoRA:
+        """The node of an init of `peftjax.peft.inits`; with a and b as they are where it needs statistics first."""
+        start, layers = self._start, target.layers
+        scale = jnp.asarray(scales if layers else scales[0], jnp.float32)
+        dropout = jnp.full(scale.shape, self.dropout, jnp.float32) if self.dropout else None
+        room = [(0, 0)] * (a.ndim - 2) + [(0, start.rows(max(ranks)) - max(ranks)), (0, 0)]
+        a, b = jnp.pad(a, room), jnp.pad(b, room)
+        if not start.shifts:
+            return (LoRAFA if self.freeze_a else LoRA)(target.value, a, b, scale, dropout, self.name)
+        if start.needs is None:
+            a, b = stacked(start, weight_under(target.value), scale, ranks, key_at(key, f"{target.logical}/{self.name}/start"), layers)
+        return ShiftedLoRA(target.value, a, b, jnp.array(a), jnp.array(b), scale, dropout, self.name)
 
     def _random(self, rank: int, width: int, is_embedding: bool):
         if is_embedding:

@@ -17,6 +17,11 @@ def times(x: jax.Array, a: jax.Array, b: jax.Array, scale: jax.Array, thin: jax.
     return expand((shrink(x, a) if thin is None else thin) * scale.astype(x.dtype), b)
 
 
+def shrink_frozen(x: jax.Array, a: jax.Array) -> jax.Array:
+    """x Aᵀ [..., R], of an A without a gradient: unlike `shrink` it keeps nothing of x for the backward pass."""
+    return jax.lax.dot_general(x, jax.lax.stop_gradient(a).astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
+
+
 def lookup(ids: jax.Array, a: jax.Array, b: jax.Array, scale: jax.Array, dtype) -> jax.Array:
     """ids [...] -> [..., out] in `dtype`."""
     thin = jnp.moveaxis(jnp.take(a, ids, axis=1), 0, -1).astype(dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 from peftjax.hints import did_you_mean
 from peftjax.peft.across_layers import across_layers
+from peftjax.peft.adalora import adalora
 from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck
 from peftjax.peft.classifier import classifier
@@ -40,6 +41,7 @@ from peftjax.peft.vera import vera
 
 METHODS = {
     "lora": lora,
+    "adalora": adalora,
     "bottleneck": bottleneck,
     "full": full,
     "bitfit": bitfit,

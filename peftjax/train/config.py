@@ -96,6 +96,7 @@ def default_config() -> ConfigDict:
         "optimizer": {
             "name": "adamw", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 10, "final_fraction": 0.0,
             "clip": 1.0, "weight_decay": 0.0, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "momentum": 0.9, "lora_plus_ratio": 1.0,
+            "project_frozen_a": False,  # of LoRAs with freeze_a: LoRA-FA's gradient of B
         },
         "eval": {
             "every": 0,  # steps; 0 is before and after training only

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import optax
 
+from peftjax.train.allocate import allocate, project_frozen_a
+
 
 def schedule(options: Any, steps: int):
     """step -> learning rate: linear warm-up from 0 over `warmup` steps, then constant, linear or cosine to `final_fraction` of the peak."""
@@ -42,11 +44,12 @@ CORES = {
 WITHOUT_DECAY = ("adam", "sgd")
 
 
-def make_optimiser(options: Any, steps: int, trainable: Any, roles: Any) -> optax.GradientTransformation:
-    """The optimiser of `config.optimizer` for a trainable tree; `roles` is `peftjax.peft.roles.roles` of the whole tree.
+def make_optimiser(options: Any, steps: int, trainable: Any, roles: Any, params: Any = None) -> optax.GradientTransformation:
+    """The optimiser of `config.optimizer` for a trainable tree; `roles` is `peftjax.peft.roles.roles` of the whole tree, `params`, which
+    is needed for `project_frozen_a` alone. AdaLoRA's ranks are shared out by it (`peftjax.train.allocate`).
 
     Raises:
-        ValueError: a name that is not in `CORES`.
+        ValueError: a name that is not in `CORES`, or an option that nothing that is trained asks for.
     """
     if options.name not in CORES:
         raise ValueError(f"config.optimizer.name is {options.name!r}; it may be {', '.join(CORES)}")
@@ -55,13 +58,15 @@ def make_optimiser(options: Any, steps: int, trainable: Any, roles: Any) -> opta
     roles = jax.tree.map(lambda leaf, role: None if leaf is None else role, trainable, roles, is_leaf=lambda leaf: leaf is None)
     decays = jax.tree.map(lambda role: role != "vector", roles)
     parts = [optax.clip_by_global_norm(options.clip)] if options.clip else []
+    if options.project_frozen_a:
+        parts.append(project_frozen_a(params))
     parts.append(CORES[options.name](options, schedule(options, steps), decays))
     if options.lora_plus_ratio != 1.0:
         fast = jax.tree.map(lambda role: role == "fast", roles)
         if not any(jax.tree.leaves(fast)):
             raise ValueError(f"config.optimizer.lora_plus_ratio is {options.lora_plus_ratio}, and nothing that is trained is a LoRA")
         parts.append(optax.masked(optax.scale(options.lora_plus_ratio), fast))
-    return optax.chain(*parts)
+    return allocate(optax.chain(*parts), trainable, steps)
 
 
 def learning_rate(state: Any) -> jax.Array:

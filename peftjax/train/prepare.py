@@ -84,7 +84,7 @@ def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, 
     placed = shardings(params, mesh)
     params = jax.device_put(params, placed)
     trainable, frozen = partition(params)
-    optimiser = make_optimiser(config.optimizer, config.train.steps, trainable, roles(params))
+    optimiser = make_optimiser(config.optimizer, config.train.steps, trainable, roles(params), params)
     abstract = jax.eval_shape(lambda t, k: new_state(t, optimiser, k), trainable, key)
     trained_at = jax.tree.map(lambda leaf, s: None if leaf is None else s, trainable, placed, is_leaf=lambda x: x is None)
     where = state_shardings(abstract, trained_at, mesh)

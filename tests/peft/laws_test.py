@@ -34,6 +34,7 @@ from peftjax.nn.kernels import Entry, Kernel, dense, dot
 from peftjax.nn.shared import fill
 from peftjax.nn.tree import flatten, unflatten_like, walk
 from peftjax.peft.across_layers import across_layers
+from peftjax.peft.adalora import adalora
 from peftjax.peft.attach import attach, detach
 from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
@@ -137,6 +138,11 @@ METHODS = {
         miss(rank=4, form="bat", targets="up_proj", name="blocks"),
         miss(rank=3, form="mini", mini_rank=4, targets="down_proj", name="shards"),
     ),
+    "low rank": (
+        lora(rank=2, alpha=3, init="pissa", targets=["q_proj", "up_proj"], name="principal"),
+        lora(rank=2, freeze_a=True, targets=["v_proj", "down_proj"], name="frozen"),
+        adalora(rank=3, target_rank=2, targets=["v_proj", "o_proj"], name="shrinking"),
+    ),
     "mixed": (
         lora(rank=2, name="tone"),
         lora(rank=1, targets="q_proj", name="task"),
@@ -146,6 +152,7 @@ METHODS = {
 }
 ONLY_NEAR_THE_BASE = {
     "lora orthogonal": 1e-6,
+    "low rank": 1e-5,  # PiSSA's part is added and subtracted
     "transforms": 1e-5,  # reflections in pairs
     "modules": 1e-5,  # Compacter's rule is near zero, LoReFT's values are those that are there
     "head": 1e-6,
