@@ -40,6 +40,7 @@ from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
 from peftjax.peft.compacter import compacter
 from peftjax.peft.delora import delora
+from peftjax.peft.drop import drop_layers
 from peftjax.peft.fourierft import fourierft
 from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
@@ -257,6 +258,19 @@ def test_scanning_and_unrolling_change_nothing(name):
     np.testing.assert_allclose(
         logits(trained(name), TIED, unroll=True), logits(trained(name), TIED), rtol=1e-4, atol=1e-5
     )
+
+
+@every_program
+def test_layers_that_are_off_compute_as_the_base(name):
+    """What lies outside the stack of layers goes on acting."""
+    if name == "context":  # keys before the sequence take their share of attention whatever they are
+        with pytest.raises(TypeError, match="blocks/attn/kv/.*: Prefix.* has no values at which it changes nothing"):
+            drop_layers(trained(name), [0])
+        return
+    beside = {path: value for path, value in trained(name).items() if path not in ("blocks", "shared")}
+    off = drop_layers(trained(name), range(TIED.layers))
+    want = logits({**beside, "blocks": base(TIED)["blocks"]}, TIED)
+    np.testing.assert_allclose(logits(off, TIED), want, rtol=1e-4, atol=1e-5)
 
 
 def test_recomputing_changes_no_gradient():
