@@ -91,6 +91,7 @@ class LoRAFA(LoRA):
     x's width is kept for the backward pass."""
 
     trainable = ("b", "bias")
+    kept = ("a",)
 
     def thin_input(self, training):
         return None  # computed beside others' it would be kept as x is

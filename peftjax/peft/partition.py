@@ -55,6 +55,24 @@ def _mark(value: Any, names: set[str]) -> Any:
     return False
 
 
+def kept(params: dict) -> dict:
+    """The tree with None at all leaves but those that are frozen and yet a run's own, and not to be had again from its methods and base:
+    the fields that a node names in `kept`, where a LoRA started. They lie in the run's checkpoints beside the trainables."""
+    return jax.tree.map(lambda leaf, mark: leaf if mark else None, params, _kept(params))
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _kept(child) for name, child in value.items()}
+    if isinstance(value, Kernel | Entry):
+        fields = getattr(value, "kept", ())
+        marks = {field: getattr(value, field) for field in value.array_fields}
+        absent = {field for field, child in marks.items() if child is None or is_shared(child)}
+        marks |= {field: True if field in fields else _kept(child) for field, child in marks.items() if field not in absent}
+        return dataclasses.replace(value, **marks)
+    return False
+
+
 def combine(trainable: dict, frozen: dict) -> dict:
     """The whole tree of two halves."""
     return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda leaf: leaf is None)

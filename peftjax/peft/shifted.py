@@ -41,6 +41,7 @@ class ShiftedLoRA(Delta):
     trainable = ("a", "b")
     matrices = ("a", "b")
     fast = ("b",)
+    kept = ("start_a", "start_b")
     ranked = ("a", "b", "start_a", "start_b")
 
     def thin_input(self, training):

@@ -23,7 +23,7 @@ from peftjax.models.encoder import Encoder
 from peftjax.nn.tree import flatten, unflatten_like
 from peftjax.peft.attach import adapters, attach
 from peftjax.peft.compose import compose
-from peftjax.peft.partition import combine, partition
+from peftjax.peft.partition import combine, kept, partition
 from peftjax.peft.spec import from_data
 from peftjax.train.checkpoint import Checkpoints, stored_specification, stored_target
 from peftjax.train.config import SMOLLM2, composition, default_config
@@ -138,7 +138,8 @@ def of_run(run: str | Path, step: int | None = None) -> Ready:
         "run": str(Path(run).resolve().name), "step": int(at), "config": config.to_dict(), "records": specification["records"],
         "versions": specification["versions"], "start": specification.get("start"),
     }
-    params = combine(unflatten_like(trainable, values), frozen)
+    own = {path.removeprefix("kept/"): array for path, array in arrays.items() if path.startswith("kept/")}
+    params = combine(unflatten_like(trainable, values), combine(unflatten_like(kept(frozen), own), frozen))
     return Ready(base, params, segments, methods, config, str(run), json.loads(json.dumps(lineage, default=str)))
 
 

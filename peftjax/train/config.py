@@ -92,7 +92,10 @@ def default_config() -> ConfigDict:
             # Rows of a packed layout that begin alike carry their beginning once: "on", "off", "auto" where it saves 5 % of the tokens.
             "share_prefixes": "auto",
         },
-        "train": {"steps": 100, "batch_size": 4, "accumulate": 1, "seed": 0, "parallel": "jit", "mesh": {"data": -1, "model": 1}},
+        "train": {
+            "steps": 100, "batch_size": 4, "accumulate": 1, "seed": 0, "parallel": "jit", "mesh": {"data": -1, "model": 1},
+            "init_batches": 8,  # first batches that inits by statistics are measured on (EVA, CorDA, LoRA-GA)
+        },
         "optimizer": {
             "name": "adamw", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 10, "final_fraction": 0.0,
             "clip": 1.0, "weight_decay": 0.0, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "momentum": 0.9, "lora_plus_ratio": 1.0,
@@ -134,7 +137,10 @@ def check(config: ConfigDict) -> None:
     for field, allowed in choices.items():
         if flat[field] not in allowed:
             raise ValueError(f"config.{field} is {flat[field]!r}; it may be {', '.join(allowed)}{did_you_mean(str(flat[field]), allowed)}")
-    for field in ("train.steps", "train.batch_size", "train.accumulate", "data.length", "eval.batch_size", "checkpoint.every", "log.every"):
+    for field in (
+        "train.steps", "train.batch_size", "train.accumulate", "train.init_batches", "data.length", "eval.batch_size", "checkpoint.every",
+        "log.every",
+    ):
         if flat[field] < 1:
             raise ValueError(f"config.{field} is {flat[field]}; it must be at least 1")
     if config.train.batch_size % config.train.accumulate:

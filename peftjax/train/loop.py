@@ -16,7 +16,7 @@ from peftjax.data.batches import prefetch
 from peftjax.interop.base import load_base
 from peftjax.nn.tree import flatten, unflatten_like
 from peftjax.peft.attach import detach
-from peftjax.peft.partition import nothing, size
+from peftjax.peft.partition import combine, kept, nothing, size
 from peftjax.peft.spec import from_data, to_data
 from peftjax.train.checkpoint import Checkpoints
 from peftjax.train.config import check, plain
@@ -78,16 +78,17 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
     inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()), task_for(config, base.config))
     task = inputs.task
     say(f"data {config.data.name}: {inputs.report['splits']}, {inputs.train.steps_per_epoch} steps an epoch")
-    prepared = prepare_model(config, base, mesh, task, start)
-    base = dataclasses.replace(base, params=None)  # the frozen tree holds them now
-    say(prepared.table)
 
     # ---- the state: 1. the newest complete checkpoint of this run, 2. from scratch ------------------------------------
     with Checkpoints(
         folder.path / "checkpoints", specification(config, base, inputs) | start_of(start), keep_newest=config.checkpoint.keep_newest,
         keep_every=config.checkpoint.keep_every or None, best="min" if config.checkpoint.best else None,
     ) as checkpoints:
-        state, resumed = restored(checkpoints, prepared)
+        first = None if checkpoints.latest_step() is not None else lambda: [inputs.train.at(n) for n in range(config.train.init_batches)]
+        prepared = prepare_model(config, base, mesh, task, start, first)
+        base = dataclasses.replace(base, params=None)  # the frozen tree holds them now
+        say(prepared.table)
+        state, prepared, resumed = restored(checkpoints, prepared)
         prepared = dataclasses.replace(prepared, state=None)  # used up by the first step, or not needed
         if resumed is not None:
             say(f"resumed at step {resumed}")
@@ -127,22 +128,27 @@ def specification(config: Any, base: Any, inputs: Inputs) -> dict:
     } | ({} if asked.get("compose") is None else {"compose": asked["compose"]}) | inputs.task.specification()
 
 
-def state_arrays(state: TrainState) -> dict[str, jax.Array]:
-    """A state as path -> array, the form that is stored; the key as its raw data."""
-    return flatten({"trainable": state.trainable, "optimiser": state.optimiser, "step": state.step, "key": jax.random.key_data(state.key)})
+def state_arrays(state: TrainState, frozen: Any) -> dict[str, jax.Array]:
+    """A state as path -> array, the form that is stored; the key as its raw data. Of the frozen tree, what is the run's own."""
+    return flatten({
+        "trainable": state.trainable, "kept": kept(frozen), "optimiser": state.optimiser, "step": state.step,
+        "key": jax.random.key_data(state.key),
+    })
 
 
-def restored(checkpoints: Checkpoints, prepared: Prepared) -> tuple[TrainState, int | None]:
-    """(the newest stored state, its step), or (the state before the first step, None)."""
-    arrays = state_arrays(prepared.state)
+def restored(checkpoints: Checkpoints, prepared: Prepared) -> tuple[TrainState, Prepared, int | None]:
+    """(the newest stored state, what goes with it, its step), or (the state before the first step, `prepared`, None)."""
+    arrays = state_arrays(prepared.state, prepared.frozen)
     found = checkpoints.restore({path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in arrays.items()})
     if found is None:
-        return prepared.state, None
+        return prepared.state, prepared, None
     step, arrays = found
-    like = {"trainable": prepared.state.trainable, "optimiser": prepared.state.optimiser, "step": prepared.state.step, "key": arrays["key"]}
+    state = prepared.state
+    like = {"trainable": state.trainable, "kept": kept(prepared.frozen), "optimiser": state.optimiser, "step": state.step, "key": 0}
     tree = unflatten_like(like, arrays)
+    frozen = combine(tree.pop("kept"), prepared.frozen)
     tree["key"] = jax.random.wrap_key_data(tree["key"])
-    return TrainState(**tree), step
+    return TrainState(**tree), dataclasses.replace(prepared, frozen=frozen), step
 
 
 class Loop:
@@ -183,7 +189,7 @@ class Loop:
                         number, "test" if number == total else "validation", state.trainable, self.prepared.frozen, log
                     ).get("loss", math.inf)
                 if score is not None or number % self.config.checkpoint.every == 0:  # an evaluated state is kept, it may be the best
-                    self.checkpoints.save(number, state_arrays(state), score)
+                    self.checkpoints.save(number, state_arrays(state, self.prepared.frozen), score)
                 if score is not None:
                     progress.restart_clock()
         if not self.evaluations or self.evaluations[-1]["step"] != total:  # stopped between the last checkpoint and its evaluation

@@ -2,9 +2,11 @@
 
 import dataclasses
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from peftjax.interop.base import Base
@@ -14,7 +16,9 @@ from peftjax.models.encoder import Encoder
 from peftjax.peft.attach import attach, cut_points
 from peftjax.peft.checks import require_read
 from peftjax.peft.compose import compose
+from peftjax.peft.initialise import initialise, wanted
 from peftjax.peft.partition import combine, partition
+from peftjax.peft.probe import measure
 from peftjax.peft.roles import roles
 from peftjax.peft.spec import from_data
 from peftjax.peft.table import table, totals
@@ -64,11 +68,16 @@ def segments_of(option: str, methods: list, layers: int) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", option))
 
 
-def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, start: Adapter | None = None) -> Prepared:
+def prepare_model(
+    config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, start: Adapter | None = None,
+    batches: Callable[[], Sequence[Any]] | None = None,
+) -> Prepared:
     """Attaches `config.peft`, as the task has it, to a loaded base, composed as `config.compose` says, and places everything on the mesh.
 
     Args:
         start: an adapter whose methods are in `config.peft`, under the name `config.adapter.name`; training begins with its values.
+        batches: gives batches of training, for methods whose init needs statistics; None leaves ordinary values, for a checkpoint's to
+            take their place.
 
     Raises:
         ValueError: a rule that matches nothing, or a method that the cut stack cannot hold.
@@ -77,6 +86,8 @@ def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, 
     segments = segments_of(config.model.segments, methods, base.config.layers)
     key = jax.random.key(config.train.seed)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.fold_in(key, 0))
+    if batches is not None and wanted(methods):
+        params = _initialised(make_model(base.config, config.model, segments), params, methods, batches(), jax.random.fold_in(key, 0))
     if start is not None:
         params = fill(params, start, config.adapter.name, config.adapter.path)
     if composition(config) is not None:
@@ -95,6 +106,19 @@ def prepare_model(config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, 
         make_model(base.config, config.model, segments), frozen, optimiser, state, where, dropout, table(params, trainable),
         totals(params, trainable),
     )
+
+
+def _initialised(model: Decoder | Encoder, params: dict, methods: list, batches: Sequence[Any], key: jax.Array) -> dict:
+    """The tree with the inits that need statistics, two kernels at a time, of the sum of the token losses."""
+    needs = wanted(methods)
+    if jax.process_count() > 1:
+        raise ValueError(f"inits by statistics ({', '.join(needs)}) are for runs of one process; there are {jax.process_count()}")
+
+    def loss(params, batch):
+        return jnp.sum(token_losses(model, params, batch)[0] * batch.weights)
+
+    found = {kind: measure(loss, params, batches, targets, kind, at_once=2) for kind, targets in needs.items()}
+    return initialise(params, methods, found, key)
 
 
 def check_reads(model: Decoder | Encoder, state: TrainState, frozen: Any, batch: Any) -> None:
