@@ -90,6 +90,31 @@ class _Nothing(_Once):
         return jnp.zeros((*x.shape[:-1], self.shape[-1]), x.dtype)
 
 
+class _Asked(_Once):
+    """The same kernel, which only notes what it is multiplied by, of arrays with these leading axes."""
+
+    def __init__(self, base: Any, lead: tuple[int, ...]):
+        super().__init__(base)
+        self.lead, self.inputs = lead, []
+
+    def dot(self, x, key=None):
+        if x.shape[:-1] != self.lead:
+            return dot(x, self.base, key)
+        self.inputs.append(x)
+        return jnp.zeros((*self.lead, self.shape[-1]), x.dtype)
+
+
+class _Answered(_Once):
+    """The same kernel, of which the product with an array of these leading axes is known."""
+
+    def __init__(self, base: Any, product: jax.Array):
+        super().__init__(base)
+        self.product = product
+
+    def dot(self, x, key=None):
+        return self.product if x.shape[:-1] == self.product.shape[:-1] else dot(x, self.base, key)
+
+
 class _Beside(Kernel):
     """Kernels around one, whose outcomes a block joins into one."""
 
@@ -99,7 +124,24 @@ class _Beside(Kernel):
     def dot(self, x, key=None):
         if isinstance(self.block, Fuse):
             return self._fused(x, key)
+        if isinstance(self.block, ROUTES):
+            return self._routed(x, key)
         return self._joined(lambda kernel: dot(x, kernel, key))
+
+    def _routed(self, x, key):
+        """One product with what is below serves all children: that of each row with what the row's own child makes of it."""
+        asked = []
+        for plan in self.block.children:
+            below = _Asked(self.below, x.shape[:-1])
+            dot(x, stand(plan, self.here, below), key)  # nothing of this is left in the compiled program but what leads to the inputs
+            asked.append(below.inputs or [x])
+        if any(len(inputs) > 1 for inputs in asked):  # DoRA with dropout
+            return self._joined(lambda kernel: dot(x, kernel, key))
+        inputs = [one for one, in asked]
+        own = x if all(one is x for one in inputs) else _joined(self.block, self.here, inputs, x)
+        product = dot(own, self.below, key)
+        each = [dot(x, stand(plan, self.here, _Answered(self.below, product)), key) for plan in self.block.children]
+        return _joined(self.block, self.here, each, product)
 
     def lookup(self, ids, dtype, key=None):
         return self._joined(lambda kernel: lookup(ids, kernel, dtype, key))

@@ -39,6 +39,8 @@ def route(params: dict, ids: Sequence[int] | np.ndarray | jax.Array, at: str | N
     known = sorted({block.at for block in asked})
     at = known[0] if at is None and len(known) == 1 else at
     own = [block for block in asked if block.at == at]
+    if at is None and known:
+        raise ValueError(f"this tree routes {', '.join(known)}; say which, at={known[0]!r}")
     if not own:
         what = "routes nothing" if not known else f"routes {', '.join(known)}, not {at!r}{did_you_mean(str(at), known)}"
         raise ValueError(f"this tree {what}; compose(params, BatchSplit(...)) makes one that does")

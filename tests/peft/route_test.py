@@ -154,6 +154,18 @@ def test_splits_of_known_sizes_and_copies_in_parallel():
     np.testing.assert_array_equal(copies, np.concatenate([a, b]))
 
 
+def test_one_product_with_the_weight_serves_all_rows():
+    """Whatever methods make of its input and its output."""
+    methods = [lora(rank=1, dora=True, name="d"), ia3(name="a"), oft(block_size=2, name="b"), lora(rank=2, name="c")]
+    params = moved(attach(base(), methods, KEY), 0.3)
+    params = route(compose(params, BatchSplit("a", Stack("b", BatchSplit("c", "b", at="inner")), "d")), [0, 1, 2], at="rows")
+    node = site(route(params, [0, 0, 1], at="inner"), "blocks/mlp/down/kernel")
+    x = jnp.ones((3, 4, TINY.ff))
+    weights = [equation for equation in jax.make_jaxpr(jax.jit(lambda x: dot(x, node)))(x).jaxpr.eqns[0].params["jaxpr"].eqns
+               if equation.primitive.name == "dot_general" and node.base.shape in [v.aval.shape for v in equation.invars]]  # fmt: skip
+    assert [equation.invars[0].aval.shape for equation in weights if equation.invars[0].aval.shape[0] == 3] == [x.shape]
+
+
 @pytest.mark.parametrize(("block", "ids"), [
     (BatchSplit("a", "b"), [1, -1, 0]), (BatchSplit("a", "b", sizes=[1, 2]), None), (Split("a", "b"), [[0, 1, -1, 0]] * 3),
     (Split("a", "b", sizes=[3, 1]), None),
@@ -233,6 +245,8 @@ def test_what_fits_nowhere_is_refused():
     rows, places = compose(params, BatchSplit("a", "b")), compose(params, Split("a", "b"))
     with pytest.raises(ValueError, match="this tree routes nothing; compose"):
         route(params, [0])
+    with pytest.raises(ValueError, match="this tree routes inner, rows; say which, at='inner'"):
+        route(compose(params, BatchSplit("a", BatchSplit("a", "b", at="inner"))), [0])
     with pytest.raises(ValueError, match=r"this tree routes rows, not 'row' \(did you mean 'rows'\?\)"):
         route(rows, [0], at="row")
     with pytest.raises(ValueError, match=r"rows has 2 children, 0 to 1, and -1 for none of them; found \[-3, 2\]"):
