@@ -50,7 +50,7 @@ class HRA(Transform):
 
     def off(self):
         if self.gram_schmidt or self.u.shape[-2] % 2:
-            raise TypeError("an odd number of reflections, or orthogonal ones, cannot cancel: this HRA changes something whatever its values")
+            raise TypeError("an odd number of reflections, or orthogonal ones, cannot cancel: this HRA changes something at any values")
         return dataclasses.replace(self, u=jnp.repeat(self.u[..., 0::2, :], 2, axis=-2))
 
 
