@@ -5,6 +5,7 @@ import json
 import pytest
 
 from peftjax.peft.across_layers import across_layers
+from peftjax.peft.adalora import adalora
 from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import adapter_plus, bottleneck, houlsby, scaled_parallel
 from peftjax.peft.classifier import classifier
@@ -50,7 +51,7 @@ EXAMPLES = [
     compacter(layers=(1, 2)), invertible(init="bert"), reft(rank=4), direft(tied=True), gated_lora(alpha=2.0),
     prompt_tuning(init="text", ids=(3, 1)), p_tuning(hidden=9), prefix(hidden=9, gates=2, layers=(1,)),
     dense_delta(layers=(1,)), across_layers(lora(rank_pattern={"q_proj": 4}, layers=(1,)), name="tone"), across_layers(compacter()),
-    fusion(of=("en", "de"), value=False),
+    fusion(of=("en", "de"), value=False), adalora(target_rank=4, orthogonality=0.1),
 ]  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_missing_fields_are_the_defaults():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"method": "loar"}, r"no method is called 'loar' \(did you mean 'lora'\?\); methods are lora, bottleneck"),
+        ({"method": "loar"}, r"no method is called 'loar' \(did you mean 'lora'\?\); methods are lora, adalora, bottleneck"),
         ({"rank": 8}, "no method is called None"),
         ({"method": "lora", "rnak": 8}, r"lora has no field 'rnak' \(did you mean 'rank'\?\); fields are rank, alpha"),
         ({"method": "bottleneck", "rank": 8}, "bottleneck has no field 'rank'"),
