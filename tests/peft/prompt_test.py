@@ -10,6 +10,7 @@ from tiny import SMOL, TINY, base, logits, moved, train
 from tiny_encoder import params as encoder
 
 from peftjax.models.decoder import abstract_params
+from peftjax.nn.quant import Scheme, quantise
 from peftjax.nn.tree import get, put
 from peftjax.peft.attach import attach, detach
 from peftjax.peft.lora import lora
@@ -45,6 +46,13 @@ def test_the_start_is_the_bases_rows_whatever_else_is_attached():
     method = prompt_tuning(length=2, init="text", ids=(7, 3), name="tone")
     adapted = moved(attach(base(), [lora(rank=2, targets="embed_tokens")], KEY))
     np.testing.assert_array_equal(entry(method, adapted).embedding, entry(method).embedding)
+
+
+def test_a_quantised_embedding_gives_the_rows_that_it_stands_for():
+    table = quantise(jnp.tile(base()["embed"]["embedding"], (1, 4)), Scheme("int8"), rows=True)
+    params = {"embed": {"embedding": table}}
+    text = entry(prompt_tuning(length=2, init="text", ids=(7, 3)), params).embedding
+    np.testing.assert_allclose(text, table.merge()[jnp.array([7, 3])], rtol=1e-6)
 
 
 def test_an_encoder_is_its_formula_and_starts_as_pytorchs_layers():
