@@ -103,11 +103,10 @@ class fourierft:  # noqa: N801 (configs read `fourierft(frequencies=1000)`)
 
 
 def shuffled(size: int, first: int, seed: int) -> np.ndarray:
-    """The first numbers of 0 to size - 1 in random order, int64 [first]: those of `torch.randperm` on the CPU from a generator of this
-    seed, which swaps each place with one that is not yet settled, chosen by a word of the Mersenne Twister modulo how many there are (by
-    two words where there are 2**32 / 20 numbers or more)."""
-    words = np.random.RandomState(seed)
-    wide = size >= 2**32 // 20
+    """The first numbers of 0 to size - 1 in random order, int64 [first]: each place is swapped with one that is not yet settled, chosen by
+    a word of the Mersenne Twister modulo how many there are. Below 2**32 / 20 numbers these are `torch.randperm`'s on the CPU from a
+    generator of this seed; torch draws more numbers otherwise, and here two words make a choice."""
+    words, wide = np.random.RandomState(seed), size >= 2**32 // 20
     drawn = words.randint(0, 2**32, first * (1 + wide), dtype=np.uint32).astype(np.uint64)
     drawn = (drawn[0::2] << np.uint64(32)) | drawn[1::2] if wide else drawn
     moved: dict[int, int] = {}  # what stands where, where that is not the place's own number
