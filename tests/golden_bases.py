@@ -75,7 +75,7 @@ def forward(config: Any, params: dict, found: dict[str, np.ndarray], segments: t
 def tensors(file: Path) -> dict[str, tuple[tuple[int, ...], str, bytes]]:
     """(shape, dtype, bytes) of each tensor of a safetensors file."""
     found = {}
-    for name, source in open_safetensors(file).items():
+    for name, source in open_safetensors(file, whole_numbers=True).items():
         array = np.asarray(source.read(slice(None)) if source.shape else source.read(Ellipsis))
         found[name] = (array.shape, array.dtype.name, array.tobytes())
     return found

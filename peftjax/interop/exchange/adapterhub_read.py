@@ -20,8 +20,8 @@ from peftjax.interop.exchange import adapterhub_table as t
 from peftjax.interop.exchange.adapter import LISTED, Adapter, Piece
 from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.heads import read_head
-from peftjax.interop.exchange.placing import Found, lora_methods
 from peftjax.interop.exchange.modules import Modules
+from peftjax.interop.exchange.placing import Found, lora_methods
 from peftjax.interop.exchange.tensors import Tensor, read_float32
 from peftjax.interop.json_file import read_json
 from peftjax.peft.bottleneck import bottleneck

@@ -11,15 +11,15 @@ from peftjax.interop.safetensors_file import open_safetensors
 from peftjax.interop.weights import Source
 
 
-def open_tensors(folder: Path, name: str, pickle: str) -> dict[str, Source]:
-    """The tensors of a safetensors file by name.
+def open_tensors(folder: Path, name: str, pickle: str, whole_numbers: bool = False) -> dict[str, Source]:
+    """The tensors of a safetensors file by name, with `whole_numbers` those of integers too.
 
     Raises:
         FileNotFoundError: not there.
         ValueError: only a pickle is there, or the file is damaged.
     """
     if (folder / name).is_file():
-        return open_safetensors(folder / name)
+        return open_safetensors(folder / name, whole_numbers)
     if (folder / pickle).is_file():
         raise ValueError(
             f"{folder / pickle} is a pickle, which can run any code when it is opened, and is not read. Convert it where you trust it: "

@@ -9,7 +9,8 @@ import numpy as np
 from peftjax.hints import did_you_mean
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.modules import Modules
-from peftjax.interop.exchange.peft_rules import TIED, saved, targeted
+from peftjax.interop.exchange.peft_methods import LORA_IDLE, METHODS, NOT_HERE
+from peftjax.interop.exchange.peft_rules import ENDS, TIED, saved, targeted
 from peftjax.nn.kernels import dense
 from peftjax.nn.tree import get
 
@@ -21,18 +22,27 @@ def check_config(config: Mapping[str, Any], origin: str) -> None:
         ValueError: all of them, by name.
     """
     kind = config.get("peft_type")
-    if kind != "LORA":
-        known = " (a method of HF PEFT that is not exchanged yet)" if kind in t.OTHER_TYPES else ""
-        raise ValueError(f"{origin}: peft_type is {kind!r}{known}; LORA can be read")
-    problems = [f"{name}: {what}" for name, what in t.REFUSED.items() if config.get(name)]
+    known = {*METHODS, *ENDS}
+    if kind not in known:
+        why = f" (a method of HF PEFT that is not here{f': {NOT_HERE[kind]}' if NOT_HERE[kind] else ''})" if kind in NOT_HERE else ""
+        hint = "" if why else did_you_mean(str(kind), known)
+        raise ValueError(f"{origin}: peft_type is {kind!r}{why}{hint}; {', '.join(sorted(known))} can be read")
+    method = METHODS.get(kind)
+    refused = method.refused if method else {}
+    read = t.READ | (method.known if method else {"token_indices"}) | (LORA_IDLE if kind == "LORA" else set())
+    problems = [f"{name}: {what}" for name, what in refused.items() if config.get(name)]
     for name, value in config.items():
-        if name not in t.READ and name not in t.REFUSED and value not in (None, False, {}, [], ""):
-            hint = did_you_mean(name, {*t.READ, *t.REFUSED})
-            problems.append(f"{name} = {str(value)[:60]!r}, which is not known here{hint}")
+        if name not in read and value not in (None, False, {}, [], ""):
+            problems.append(f"{name} = {str(value)[:60]!r}, which is not known here{did_you_mean(name, read)}")
     if t.mutating(config.get("init_lora_weights")):
         problems.append(
             f"init_lora_weights {config['init_lora_weights']!r}: the factors fit a base that was changed when training began. Save it in "
             "PEFT with path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
+        )
+    if kind == "RANDLORA" and config.get("save_projection") is False:
+        problems.append(
+            "save_projection False: the random matrices were drawn in bfloat16 or float16, as the machine had it, and divided by their "
+            "spread; save it in PEFT with save_projection=True"
         )
     if problems:
         raise ValueError(f"{origin} asks for what is not supported:\n  " + "\n  ".join(problems))
@@ -45,22 +55,23 @@ def ensures_tying(config: Mapping[str, Any], modules: Modules) -> bool:
 
 
 def target_problems(
-    config: Mapping[str, Any], modules: Modules, adapted: Sequence[str], whole: Sequence[str], complained: str, origin: str
+    config: Mapping[str, Any], modules: Modules, adapted: Sequence[str], whole: Sequence[str], complained: str, origin: str, node: str
 ) -> Iterator[str]:
     """Differences between what the config targets and what the tensors are, one line each.
 
     Args:
-        adapted, whole: our modules with LoRA factors, and those saved whole.
+        adapted, whole: our modules that the method stands on, and those saved whole.
         complained: what was said before, so that a module with half its factors is not complained of twice.
+        node: what the method is called.
     """
     names = list(modules.ours)
     ensured = {modules.theirs[ours].name for ours in ("head", "embed")} if ensures_tying(config, modules) else set()
     wanted, there = set(targeted(names, modules.linear, config)), {modules.theirs[path].name for path in adapted}
     for name in sorted(wanted - there - ensured):
         if f".{name}." not in complained and f".{name}:" not in complained:
-            yield f"missing   LoRA of {name}, which {origin} targets"
+            yield f"missing   {node} of {name}, which {origin} targets"
     for name in sorted(there - wanted):
-        yield f"extra     LoRA of {name}, which {origin} does not target"
+        yield f"extra     {node} of {name}, which {origin} does not target"
     entries = config.get("modules_to_save") or []
     for name in names:
         has = modules.ours[name][0] in whole

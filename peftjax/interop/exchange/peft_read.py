@@ -3,8 +3,8 @@
     adapter = read_peft("my-lora", base.config)
 
 The tensors say what is there, the config how it is scaled; then the config's targets are held against the tensors. Whatever is unread,
-missing, misshapen or not supported is an error that names all of it. The scale, which their file does not hold, is derived as PEFT derives
-it and stored as a number.
+missing, misshapen or not supported is an error that names all of it. What their file does not hold, a scale or positions that follow from a
+seed, is derived as PEFT derives it and stored as numbers.
 """
 
 import collections
@@ -18,12 +18,15 @@ from peftjax.hints import did_you_mean
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.adapter import LISTED, Adapter, Piece
 from peftjax.interop.exchange.folder import open_tensors
-from peftjax.interop.exchange.placing import Found, by_layers, lora_methods, named
 from peftjax.interop.exchange.modules import Modules, logical
 from peftjax.interop.exchange.peft_checks import check_config, ensures_tying, is_copy, target_problems, token_problems
-from peftjax.interop.exchange.peft_rules import pattern_value, saved, targeted
-from peftjax.interop.exchange.tensors import Tensor, read_float32, split_key
+from peftjax.interop.exchange.peft_context import PROMPTS, read_context
+from peftjax.interop.exchange.peft_methods import METHODS
+from peftjax.interop.exchange.peft_rules import in_other_words, pattern_value, renamed, saved, targeted
+from peftjax.interop.exchange.placing import by_layers, methods_for, named
+from peftjax.interop.exchange.tensors import Tensor, read_array, split_key
 from peftjax.interop.json_file import read_json
+from peftjax.nn.shared import STORE
 from peftjax.peft.classifier import classifier
 from peftjax.peft.parts import bitfit, full
 from peftjax.peft.tokens import trainable_tokens
@@ -44,12 +47,18 @@ def read_peft(folder: str | Path, base_config: Any, base_params: Any = None, bas
     """
     folder = Path(folder)
     config = read_json(folder / t.CONFIG)
+    if config.get("peft_type") in PROMPTS:
+        return read_context(folder, config, base_config)
     check_config(config, str(folder / t.CONFIG))
-    sources = open_tensors(folder, t.WEIGHTS, t.PICKLE)
-    reader = _Reader(folder, config, Modules.of(base_config), base_params, other_base)
+    sources = open_tensors(folder, t.WEIGHTS, t.PICKLE, whole_numbers=True)
+    modules = Modules.of(base_config)
+    config, ends = in_other_words(config, list(modules.ours), modules.linear)
+    reader = _Reader(folder, config, modules, base_params, other_base)
     reader.base_name = base_uri.partition("#")[0].rstrip("/").rpartition("/")[2]
     for key, source in sources.items():
-        reader.take(key, *read_float32(key, source, str(folder)))
+        array = read_array(key, source, str(folder))
+        whole = np.issubdtype(array.dtype, np.integer)
+        reader.take(renamed(key, ends), array.astype(np.int32 if whole else np.float32), array.dtype.name)
     return reader.adapter()
 
 
@@ -65,8 +74,10 @@ class _Reader:
         self.base_name = ""
         self.label_count = 0
         self.dtypes: collections.Counter[str] = collections.Counter()
-        self._rank = config["r"] if config.get("r") is not None else 8
-        self._alpha = config["lora_alpha"] if config.get("lora_alpha") is not None else 8
+        self.method = METHODS[config["peft_type"]]
+        self.shared: dict[str, np.ndarray] = {}  # by suffix
+        self.suffixes = sorted(t.SUFFIXES | self.method.suffixes)
+        self._node = self.method.tables[-1].node
 
     def take(self, key: str, array: np.ndarray, dtype: str) -> None:
         """Files one tensor under its module."""
@@ -75,11 +86,14 @@ class _Reader:
             return
         # With bias "all" PEFT writes the bias of a saved module under its wrapper's name too.
         key = key.replace(".modules_to_save.", ".")
-        found = split_key(key.removeprefix(t.PREFIX), t.SUFFIXES) if key.startswith(t.PREFIX) else None
+        if key.removeprefix("base_model.") in {row.suffix for row in self.method.shared}:
+            self.shared[key.removeprefix("base_model.")] = array
+            return
+        found = split_key(key.removeprefix(t.PREFIX), self.suffixes) if key.startswith(t.PREFIX) else None
         if found is None or found[0] not in self.modules.ours:
             self.homeless.append(key)
             return
-        self.dtypes[dtype] += 1
+        self.dtypes[dtype] += not np.issubdtype(array.dtype, np.integer)
         twin = self.arrays[found[0]].setdefault(found[1], array)
         if not np.array_equal(twin, array):
             self.problems.append(f"other     {key} is there twice, with different values")
@@ -87,7 +101,7 @@ class _Reader:
     def adapter(self) -> Adapter:
         """The whole; raises with every complaint."""
         pieces: dict[str, Piece] = {}
-        found: dict[str, Found] = {}
+        found: dict[str, dict[str, Any]] = {}
         saved_modules, biases, tokens = [], [], {}
         duplicates = self._tied_duplicates()
         for name, entries in self.arrays.items():
@@ -96,12 +110,12 @@ class _Reader:
             entries, paths = dict(entries), self.modules.ours[name]
             if t.COPY_OF_BASE in entries:
                 self._copy(name, t.COPY_OF_BASE, entries.pop(t.COPY_OF_BASE))
-            if {"lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B"} & set(entries):
-                self._lora(name, paths, entries, pieces, found)
+            if self.method.suffixes & set(entries):
+                self._adapted(name, paths, entries, pieces, found)
             if t.TOKENS.tensors[0].suffix in entries:
                 tokens[name] = self._tokens(name, paths[0], entries.pop(t.TOKENS.tensors[0].suffix), pieces)
-            if t.BIAS_UNDER_LORA.suffix in entries:
-                biases += self._bias(name, paths, t.BIAS_UNDER_LORA, entries.pop(t.BIAS_UNDER_LORA.suffix), pieces)
+            if t.BIAS_BELOW.suffix in entries:
+                biases += self._bias(name, paths, t.BIAS_BELOW, entries.pop(t.BIAS_BELOW.suffix), pieces)
             if self._beside(name, entries):
                 pass
             elif "weight" in entries:
@@ -110,10 +124,11 @@ class _Reader:
             elif "bias" in entries:
                 biases += self._bias(name, paths, t.SAVED_BIAS, entries.pop("bias"), pieces)
             self.problems += [f"extra     {t.PREFIX}{name}.{suffix}: nothing here reads it" for suffix in entries]
+        self._shared(found, pieces)
         self._refuse(found, saved_modules, tokens)
         self._name_base()
         return Adapter(
-            (*self._lora_methods(found), *self._saved_methods(saved_modules), *self._bias_methods(biases), *_token_methods(tokens)),
+            (*self._methods(found), *self._saved_methods(saved_modules), *self._bias_methods(biases), *_token_methods(tokens)),
             pieces,
             dtype=self.dtypes.most_common(1)[0][0],
             lineage={"format": "HF PEFT", "peft_version": self.config.get("peft_version"),
@@ -121,7 +136,7 @@ class _Reader:
             notes=tuple(self.notes),
         )
 
-    def _refuse(self, found: Mapping[str, Found], saved_modules: list[str], tokens: Mapping[str, Any]) -> None:
+    def _refuse(self, found: Mapping[str, Any], saved_modules: list[str], tokens: Mapping[str, Any]) -> None:
         """Raises with every complaint."""
         if self.homeless and not self.arrays:
             raise ValueError(
@@ -131,11 +146,11 @@ class _Reader:
         if not self.arrays:
             raise ValueError(f"{self.folder}: {t.WEIGHTS} holds no tensors")
         for number, key in enumerate(self.homeless):
-            name = (split_key(key.removeprefix(t.PREFIX), t.SUFFIXES) or ("",))[0]
+            name = (split_key(key.removeprefix(t.PREFIX), self.suffixes) or ("",))[0]
             hint = did_you_mean(name, self.modules.ours) if name and number < 3 else ""  # a search over all names
             self.problems.append(f"extra     {key}: this base has no such place{hint}")
         origin, complained = str(self.folder / t.CONFIG), " ".join(self.problems)
-        self.problems += target_problems(self.config, self.modules, list(found), saved_modules, complained, origin)
+        self.problems += target_problems(self.config, self.modules, list(found), saved_modules, complained, origin, self._node)
         self.problems += token_problems(self.config, self.modules, list(tokens))
         if self.problems:
             more = f"\n  and {len(self.problems) - LISTED} more" if len(self.problems) > LISTED else ""
@@ -172,30 +187,85 @@ class _Reader:
         """Whether the base is an encoder, whose head gives labels."""
         return hasattr(self.modules.config, "labels")
 
-    def _lora(self, name: str, paths: list[str], entries: dict[str, np.ndarray], pieces: dict, found: dict) -> None:
-        table = t.low_rank("DoRA" if self.config.get("use_dora") else "LoRA", self.modules.kind(paths[0]))
-        rows = [row for row in table.tensors if row.suffix in entries]
-        absent = [row.suffix for row in table.tensors if row.suffix not in entries and not row.optional]
-        if absent:
+    def _adapted(self, name: str, paths: list[str], entries: dict[str, np.ndarray], pieces: dict, found: dict) -> None:
+        """The method's own tensors of one module."""
+        kind = self.modules.kind(paths[0])
+        table = next((table for table in self.method.tables if kind in table.kinds and table.asked(self.config, name)), None)
+        if table is None:
+            self.problems.append(f"other     {t.PREFIX}{name}: {self.method.peft_type} on its kind of module ({kind}) is not supported")
+        elif len(paths) > 1 and not self.method.parts:
+            whole = ", ".join(path.rpartition("/")[2] for path in paths)
+            self.problems.append(
+                f"other     {t.PREFIX}{name}: it is {whole} in one, and {self._node} of the whole is not that of its parts"
+            )
+        rows = [row for row in table.tensors if row.suffix in entries] if table else []
+        absent = [row.suffix for row in table.tensors if row.suffix not in entries and not row.optional] if table else []
+        arrays = {suffix: entries.pop(suffix) for suffix in self.method.suffixes & set(entries) if any(r.suffix == suffix for r in rows)}
+        copies = {row.suffix: entries.pop(row.suffix) for row in self.method.shared if row.suffix in entries}
+        for suffix, array in copies.items():
+            if not np.array_equal(array, self.shared.get(suffix)):
+                self.problems.append(f"other     {t.PREFIX}{name}.{suffix} is not base_model.{suffix}, of which it is a copy")
+        if absent or table is None or (len(paths) > 1 and not self.method.parts):
             self.problems += [f"missing   {t.PREFIX}{name}.{suffix}" for suffix in absent]
-            for row in rows:
-                entries.pop(row.suffix)
+            if table is None:
+                for suffix in self.method.suffixes & set(entries):
+                    entries.pop(suffix)
             return
-        array_of = {row.field: entries.pop(row.suffix) for row in rows}
-        rank = array_of["a"].shape[0]
-        sizes = self._sizes(name) | {"R": rank}
-        if not all([self._shaped(name, row, array_of[row.field], sizes) for row in rows]):
+        sizes = self._sizes(name)
+        for row in rows:  # a letter that the base does not give is what the first tensor makes it
+            for letter, size in zip(row.axes, arrays[row.suffix].shape, strict=False):
+                sizes.setdefault(letter, size) if letter not in ("1", "2", "outs") else None
+        if not all([self._shaped(name, row, arrays[row.suffix], sizes) for row in rows]):
             return
-        expected = pattern_value(self.config.get("rank_pattern"), name, self._rank)
-        if rank != expected:
-            self.problems.append(f"misshapen {t.PREFIX}{name}: rank {rank}, the config says {expected}")
+        numbers = self._numbers(name, sizes)
+        if numbers is None:
             return
-        alpha = pattern_value(self.config.get("alpha_pattern"), name, self._alpha)
-        scale = alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
+        derived = dict(self.method.constant(numbers, self.config, sizes.get("in", 0), sizes.get("out", 0)))
+        if self.method.per:
+            derived["scale"] = np.float32(numbers["alpha"] / self.method.per(numbers["rank"], self.config))
         for path in paths:
-            arrays = {row.field: row.ours(array_of[row.field], self.modules.theirs[path].part) for row in rows}
-            pieces[self.modules.parameter(path)] = Piece(table.node, arrays | {"scale": np.float32(scale)})
-            found[path] = Found(rank, alpha)
+            part = self.modules.theirs[path].part
+            own = {row.field: row.ours(arrays[row.suffix], part, sizes.get("out")) for row in rows}
+            pieces[self.modules.parameter(path)] = Piece(table.node, own | derived)
+            found[path] = numbers
+
+    def _numbers(self, name: str, sizes: Mapping[str, int]) -> dict[str, Any] | None:
+        """The numbers of one module by field of ours; None after a complaint."""
+        numbers = {}
+        for number in self.method.numbers:
+            value = pattern_value(self.config.get(number.patterns) if number.patterns else None, name, self._default(number))
+            own = sizes.get(number.axis, value)
+            if own != value and number.strict:
+                self.problems.append(f"misshapen {t.PREFIX}{name}: {number.ours} {own}, the config says {value}")
+                return None
+            numbers[number.ours] = own
+        return numbers
+
+    def _default(self, number: t.Number) -> Any:
+        value = self.config.get(number.theirs)
+        return number.default if value is None else value
+
+    def _shared(self, found: Mapping[str, Any], pieces: dict[str, Piece]) -> None:
+        """What all modules share: in the file, or drawn from its seed."""
+        method, arrays = self.method, self.shared
+        if not found or not method.shared:
+            return
+        if not arrays and method.draw and self.config.get("save_projection") is False:
+            widths = [self._sizes(self.modules.theirs[path].name) for path in found]
+            arrays = method.draw(self.config, max(w["in"] for w in widths), max(w["out"] for w in widths))
+            self.notes.append("its shared random matrices are not in the file, and were drawn from its seed as PyTorch draws them")
+        absent = [row for row in method.shared if row.suffix not in arrays]
+        if absent:
+            self.problems += [f"missing   base_model.{row.suffix}" for row in absent]
+            return
+        values = {row.field: row.ours(arrays[row.suffix]) for row in method.shared}
+        outside = [path for path in found if not path.startswith("blocks/")]
+        for path in outside:  # what stands outside the stack of layers has them itself
+            parameter = self.modules.parameter(path)
+            own = {field.rpartition("/")[2]: value for field, value in values.items()}
+            pieces[parameter] = pieces[parameter]._replace(arrays=dict(pieces[parameter].arrays) | own)
+        for field, value in values.items():
+            pieces[f"{STORE}/{field}"] = Piece("SharedValue", {"value": value})
 
     def _tokens(self, name: str, path: str, array: np.ndarray, pieces: dict) -> tuple[int, ...]:
         indices = self.config.get("trainable_token_indices") or []
@@ -233,7 +303,13 @@ class _Reader:
     # ---- the whole -------------------------------------------------------------------------------------------------------------
 
     def _tied_duplicates(self) -> set[str]:
-        """With ensure_weight_tying PEFT writes what it holds once under both names; the head's copy is checked and left out."""
+        """With ensure_weight_tying PEFT writes what it holds once under both names; the head's copy is checked and left out. So are token
+        rows, whose tied head always follows."""
+        if getattr(self.modules.config, "tied", False) and "head" in self.modules.theirs:
+            head, embed = (self.arrays.get(self.modules.theirs[ours].name, {}) for ours in ("head", "embed"))
+            suffix = t.TOKENS.tensors[0].suffix
+            if set(head) == {suffix} and np.array_equal(head[suffix], embed.get(suffix)):
+                return {self.modules.theirs["head"].name}
         if not ensures_tying(self.config, self.modules):
             return set()
         head, embed = self.modules.theirs["head"].name, self.modules.theirs["embed"].name
@@ -280,13 +356,21 @@ class _Reader:
             )
         return True
 
-    def _lora_methods(self, found: Mapping[str, Found]) -> tuple[Any, ...]:
+    def _methods(self, found: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
         if not found:
             return ()
-        default = Found(self._rank, self._alpha)
-        settings = {f.ours: f.read(self.config) for f in t.LORA_FIELDS}
-        settings["ensure_weight_tying"] = ensures_tying(self.config, self.modules)
-        return lora_methods(found, self.modules.config.layers, default, **settings)
+        method = self.method
+        names = {path: self.modules.theirs[path].name for path in found}
+        settings = {f.ours: f.read(self.config) for f in method.fields} | method.alike(self.config, names)
+        if method.peft_type == "LORA":
+            settings["ensure_weight_tying"] = ensures_tying(self.config, self.modules)
+        self.notes += [
+            f"{name} {self.config[name]} acts at training time only and is not applied here"
+            for name in method.at_training if self.config.get(name)
+        ]
+        default = {number.ours: self._default(number) for number in method.numbers}
+        patterns = {number.ours: number.ours_patterns for number in method.numbers if number.ours_patterns}
+        return methods_for(method.make, found, self.modules.config.layers, default, patterns, **settings)
 
     def _saved_methods(self, paths: list[str]) -> tuple[Any, ...]:
         if not paths:
@@ -316,7 +400,7 @@ class _Reader:
     def _could_have_bias(self, mode: str) -> bool:
         """Whether this base has a bias that the config would train."""
         names = list(self.modules.ours)
-        names = targeted(names, self.modules.linear, self.config) if mode == "lora_only" else names
+        names = targeted(names, self.modules.linear, self.config) if mode != "all" else names
         return any(self.modules.has_bias(path) for name in names for path in self.modules.ours[name])
 
 

@@ -7,6 +7,13 @@
 | rank_pattern, alpha_pattern | a key is a regular expression over the name or over its end behind a dot; the first that fits counts |
 | modules_to_save | saved is what, or in a module that, ends in an entry, with or without a dot before it; with a dot it is no target |
 
+Two types say in other words what these fields say, and are read as a LoRA that adapts nothing (`in_other_words`):
+
+| peft_type | is |
+|---|---|
+| LN_TUNING | modules_to_save of the norms that target_modules hits; keys end in ln_tuning_layers.weight |
+| TRAINABLE_TOKENS | trainable_token_indices of target_modules; keys end in trainable_tokens_delta |
+
 Names are without `base_model.model.`. Source: peft's tuners/tuners_utils.py and utils/other.py, read in 2026.
 """
 
@@ -14,6 +21,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+NOTHING = "dummy-target-modules"  # PEFT's own word for an adapter without LoRA
+# By type, how the ends of its keys are called in a LoRA's file.
+ENDS = {
+    "LN_TUNING": {".ln_tuning_layers.weight": ".weight", ".ln_tuning_layers.bias": ".bias"},
+    "TRAINABLE_TOKENS": {".trainable_tokens_delta": ".token_adapter.trainable_tokens_delta"},
+}
 HEADS = ("lm_head", "score", "classifier")
 TIED = "embed_tokens"  # the name by which ensure_weight_tying knows an embedding; under another (GPT-2's wte) it does nothing
 
@@ -74,3 +87,28 @@ def _layer(name: str, patterns: str | Sequence[str] | None) -> int | None:
         if match is not None:
             return int(match[1])
     return None
+
+
+def in_other_words(config: Mapping[str, Any], names: Sequence[str], linear: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the config as that of a LoRA, their ends of keys against those of a LoRA's file); (the config, {}) of any other type.
+
+    Args:
+        names, linear: as of `targeted`.
+    """
+    ends = ENDS.get(config.get("peft_type"), {})
+    if not ends:
+        return dict(config), {}
+    hit = targeted(names, linear, config)
+    said = {name: value for name, value in config.items() if name not in ("target_modules", "exclude_modules", "token_indices")}
+    said |= {"peft_type": "LORA", "target_modules": NOTHING}
+    if config["peft_type"] == "LN_TUNING":
+        return said | {"modules_to_save": [*(config.get("modules_to_save") or ()), *hit]}, ends
+    return said | {"trainable_token_indices": {name: list(config.get("token_indices") or ()) for name in hit}}, ends
+
+
+def renamed(key: str, ends: Mapping[str, str]) -> str:
+    """A key whose end is called otherwise."""
+    for theirs, ours in ends.items():
+        if key.endswith(theirs):
+            return key.removesuffix(theirs) + ours
+    return key

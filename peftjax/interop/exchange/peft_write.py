@@ -1,9 +1,9 @@
-"""An adapter into a directory that HF PEFT loads: adapter_config.json and adapter_model.safetensors, by the tables of peft_table.
+"""An adapter into a directory that HF PEFT loads: adapter_config.json and adapter_model.safetensors, by the tables of peft_methods.
 
     write_peft("out/peft", adapter, base.config, base_uri)
 
-PEFT stores no scale, so alpha is written as scale x rank (x 1/sqrt(rank) with rsLoRA), and ranks and alphas that differ go into the
-patterns by whole module names. What PEFT has no place for is an error that names it.
+PEFT stores no scale, so alpha is written as scale x rank (or what else divides it), and ranks and alphas that differ go into the patterns
+by whole module names. What PEFT has no place for is an error that names it.
 """
 
 import collections
@@ -17,16 +17,19 @@ import numpy as np
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.folder import write_tensors
-from peftjax.interop.exchange.modules import Modules
-from peftjax.interop.exchange.peft_rules import TIED, pattern_value, targeted
+from peftjax.interop.exchange.modules import Modules, layer_of, logical
+from peftjax.interop.exchange.peft_context import context_content, is_context
+from peftjax.interop.exchange.peft_methods import METHODS
+from peftjax.interop.exchange.peft_rules import ENDS, NOTHING, TIED, pattern_value, targeted
 from peftjax.interop.exchange.tensors import Tensor, fuse, trimmed
 from peftjax.interop.json_file import write_json
+from peftjax.nn.shared import STORE
 from peftjax.peft.lora import lora
-from peftjax.peft.select import as_patterns, matches
+from peftjax.peft.select import as_patterns, matches, resolve
 
-NOTHING = "dummy-target-modules"  # PEFT's own word for an adapter without LoRA
-LOW_RANK = ("LoRA", "DoRA")
 PEFT_VERSION = "0.21.2"  # whose files these are like
+# Fields of methods that PEFT says by module, or not at all.
+_BY_MODULE = ("targets", "layers", "name")
 
 
 def write_peft(folder: str | Path, adapter: Adapter, base_config: Any, base_uri: str = "", task: str = "CAUSAL_LM") -> None:
@@ -50,49 +53,68 @@ def peft_content(
     adapter: Adapter, base_config: Any, base_uri: str = "", task: str = "CAUSAL_LM"
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors by their keys, the content of adapter_config.json). Errors as in `write_peft`."""
-    modules = Modules.of(base_config)
+    about = {
+        "task_type": task, "base_model_name_or_path": base_uri, "revision": None, "auto_mapping": None, "inference_mode": True,
+        "peft_version": PEFT_VERSION,
+    }
+    if is_context(adapter):
+        tensors, config = context_content(adapter, base_config)
+        return tensors, about | config
+    modules, method = Modules.of(base_config), _method(adapter)
+    own = {table.node for table in method.tables}
     by_module: dict[str, dict[str, Piece]] = collections.defaultdict(dict)
     homeless = []
     for path, piece in adapter.pieces.items():
         module = path.rpartition("/")[0]
-        if piece.kind in (*LOW_RANK, "TokenRows", "Trained") and module in modules.theirs:
+        if piece.kind in (*own, "TokenRows", "Trained") and module in modules.theirs:
             by_module[modules.theirs[module].name][path] = piece
-        else:
+        elif path.removeprefix(f"{STORE}/") not in {row.field for row in method.shared}:
             homeless.append(f"{path} ({piece.kind})")
     if homeless:
         raise ValueError(
             f"HF PEFT has no place for {', '.join(homeless[:5])}{', ...' if len(homeless) > 5 else ''}; "
             "bottleneck adapters go into AdapterHub's form"
         )
-    writer = _Writer(modules, _lora_settings(adapter))
+    writer = _Writer(modules, method, _settings(adapter, method), adapter)
     for name, pieces in by_module.items():
         writer.take(name, pieces)
     writer.tie(adapter)
-    return writer.tensors, writer.config(base_uri, task)
+    return writer.content(about)
 
 
-def _lora_settings(adapter: Adapter) -> lora:
-    """The first LoRA method: what PEFT says once for all modules."""
-    methods = [method for method in adapter.methods if isinstance(method, lora)]
+def _method(adapter: Adapter) -> t.PeftMethod:
+    """The one peft_type of an adapter; LORA for what needs none."""
+    kinds = [method for method in METHODS.values() if any(isinstance(one, method.make) for one in adapter.methods)]
+    if len(kinds) > 1:
+        raise ValueError(f"HF PEFT has one method a file; here are {', '.join(kind.peft_type for kind in kinds)}: store them apart")
+    return kinds[0] if kinds else METHODS["LORA"]
+
+
+def _settings(adapter: Adapter, method: t.PeftMethod) -> Any:
+    """The first of our methods of this type: what PEFT says once for all modules."""
+    methods = [one for one in adapter.methods if isinstance(one, method.make)]
     if not methods:
         return lora(targets=())
     first = methods[0]
+    by_module = {*_BY_MODULE, *(n.ours for n in method.numbers), *(n.ours_patterns for n in method.numbers)}
+    said = [field.ours for field in method.fields] if method.make is lora else [f for f in vars(first) if f not in by_module]
     for other in methods[1:]:
-        for field in (field.ours for field in t.LORA_FIELDS):
+        for field in said:
             if getattr(other, field) != getattr(first, field):
                 values = f"{getattr(first, field)} and {getattr(other, field)}"
-                raise ValueError(f"HF PEFT has one {field} for all modules; these LoRAs have {values}")
+                raise ValueError(f"HF PEFT has one {field} for all modules; these {method.tables[-1].node}s have {values}")
     return first
 
 
 class _Writer:
     """Tensors and what the config has to say of them, module by module of theirs."""
 
-    def __init__(self, modules: Modules, settings: lora):
-        self.modules, self.settings = modules, settings
+    def __init__(self, modules: Modules, method: t.PeftMethod, settings: Any, adapter: Adapter):
+        self.modules, self.method, self.settings, self.adapter = modules, method, settings, adapter
+        self.nodes = {table.node for table in method.tables}
+        self.said = {field.theirs: field.write(getattr(settings, field.ours)) for field in method.fields} | method.unlike(settings, {})
         self.tensors: dict[str, np.ndarray] = {}
-        self.ranks: dict[str, int] = {}
-        self.alphas: dict[str, float] = {}
+        self.numbers: dict[str, dict[str, Any]] = {}  # by their module, by our field
         self.saved: list[str] = []
         self.bias: list[str] = []
         self.tokens: dict[str, list[int]] = {}
@@ -109,8 +131,8 @@ class _Writer:
         kinds = {piece.kind for piece in mains.values()}
         if len(kinds) > 1:
             raise ValueError(f"HF PEFT has one method a module; {name} has {' and '.join(sorted(kinds))}")
-        if kinds & set(LOW_RANK):
-            self._lora(name, mains)
+        if kinds & self.nodes:
+            self._adapted(name, mains)
         elif kinds == {"TokenRows"}:
             (piece,) = mains.values()
             self.put(name, t.TOKENS.tensors[0].suffix, piece.arrays["rows"])
@@ -120,7 +142,7 @@ class _Writer:
             self.put(name, row.suffix, self._joined(name, row, {path: piece.arrays["value"] for path, piece in mains.items()}))
             self.saved.append(name)
         if biases:
-            row = t.BIAS_UNDER_LORA if kinds & set(LOW_RANK) else t.SAVED_BIAS
+            row = t.BIAS_BELOW if kinds & self.nodes else t.SAVED_BIAS
             self.put(name, row.suffix, self._joined(name, row, biases))
             if kinds != {"Trained"}:
                 self.bias.append(name)
@@ -143,50 +165,154 @@ class _Writer:
             self.put(head.name, "lora_B.weight", first["lora_embedding_A"].T)
         if "weight" in first:
             self.put(head.name, "weight", first["weight"])
+        if not first.keys() & {"lora_embedding_A", "weight"}:
+            return
         self.ensures_tying = embed.endswith(TIED)
         if not self.ensures_tying:
-            if embed in self.ranks:
-                self.ranks[head.name], self.alphas[head.name] = self.ranks[embed], self.alphas[embed]
+            if embed in self.numbers:
+                self.numbers[head.name] = self.numbers[embed]
             if embed in self.saved:
                 self.saved.append(head.name)
 
-    def config(self, base_uri: str, task: str) -> dict[str, Any]:
-        """The content of adapter_config.json."""
-        s = self.settings
-        rank = s.rank if s.rank in self.ranks.values() or not self.ranks else collections.Counter(self.ranks.values()).most_common(1)[0][0]
-        plain = [self.alphas[name] for name in self.ranks if self.ranks[name] == rank] or [rank]
-        alpha = s.alpha if s.alpha in plain else collections.Counter(plain).most_common(1)[0][0]
+    def content(self, about: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """(tensors by their keys, the content of adapter_config.json)."""
+        if not self.numbers and not self.bias:  # PEFT has types of their own for these
+            if self.saved and not self.tokens and all(self._norm(name) for name in self.saved):
+                return self._reworded("LN_TUNING"), dict(about) | {
+                    "peft_type": "LN_TUNING", "target_modules": self._short(self.saved), "exclude_modules": None, "modules_to_save": None,
+                }
+            if self.tokens and not self.saved and len({tuple(ids) for ids in self.tokens.values()}) == 1:
+                return self._reworded("TRAINABLE_TOKENS"), dict(about) | {
+                    "peft_type": "TRAINABLE_TOKENS", "target_modules": sorted({n.rpartition(".")[2] for n in self.tokens}),
+                    "token_indices": next(iter(self.tokens.values())), "init_weights": True,
+                }
+        return self.tensors, self.config(about)
+
+    def config(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of adapter_config.json of a method on modules."""
+        method, names = self.method, {path: name for name in self.numbers for path in self.modules.ours[name]}
+        config = dict(about) | dict(method.defaults) | self.said | method.unlike(self.settings, names) | {"peft_type": method.peft_type}
+        among = list(self.numbers)
+        for number in method.numbers:
+            values = {name: self.numbers[name][number.ours] for name in self.numbers}
+            asked = getattr(self.settings, number.ours)
+            common = collections.Counter(values[name] for name in among).most_common(1)
+            value = asked if asked in [values[name] for name in among] or not common else common[0][0]
+            value = config.get(method.numbers[0].theirs) if value is None else value
+            config[number.theirs] = _whole_number(value)
+            others = {f"^{re.escape(n)}": _whole_number(v) for n, v in sorted(values.items()) if v != value}
+            if number.patterns:
+                config[number.patterns] = others
+            elif others:
+                here = sorted(set(values.values()))
+                raise ValueError(f"HF PEFT has one {number.ours} for all modules of {method.peft_type}; here are {here}")
+            among = [name for name in among if values[name] == value] or among
         linear_and_embedding = [name for name, paths in self.modules.ours.items() if self.modules.kind(paths[0]) != "norm"]
-        config = {
-            "peft_type": "LORA", "task_type": task, "base_model_name_or_path": base_uri, "revision": None, "auto_mapping": None,
-            "inference_mode": True, "peft_version": PEFT_VERSION,
-            "r": rank, "lora_alpha": _whole_number(alpha), **{field.theirs: field.write(getattr(s, field.ours)) for field in t.LORA_FIELDS},
-            "bias": self._bias_mode(), "init_lora_weights": True, "fan_in_fan_out": self.conv1d,
-            "target_modules": self.modules.shortest(self.ranks, dotted=True, among=linear_and_embedding) or NOTHING,
-            "exclude_modules": None,
-            "rank_pattern": {f"^{re.escape(n)}": r for n, r in sorted(self.ranks.items()) if r != rank},
-            "alpha_pattern": {f"^{re.escape(n)}": _whole_number(a) for n, a in sorted(self.alphas.items()) if a != alpha},
-            "layers_to_transform": None, "layers_pattern": None, "modules_to_save": self._saved_names(),
-            "ensure_weight_tying": self.ensures_tying,
-        }
+        targets = self.modules.shortest(self.numbers, dotted=True, among=linear_and_embedding)
+        config |= {"target_modules": targets or NOTHING, "modules_to_save": self._saved_names()}
+        for name, value in (("bias", self._bias_mode()), ("fan_in_fan_out", self.conv1d), ("ensure_weight_tying", self.ensures_tying)):
+            if name in method.defaults:
+                config[name] = value
+            elif value not in ("none", False):
+                if name != "fan_in_fan_out":
+                    raise ValueError(f"HF PEFT has no {name} beside {method.peft_type}")
         if self.tokens:
+            if method.make is not lora:
+                raise ValueError(f"HF PEFT trains token rows beside LoRA, not beside {method.peft_type}; store them apart")
             config["trainable_token_indices"] = {name.rpartition(".")[2]: ids for name, ids in sorted(self.tokens.items())}
+        for row in method.shared if self.numbers else ():
+            self.tensors[f"base_model.{row.suffix}"] = self._held(row)
         self._check(config)
         return config
 
     # ---- parts -----------------------------------------------------------------------------------------------------------------
 
-    def _lora(self, name: str, pieces: Mapping[str, Piece]) -> None:
-        paths = self.modules.ours[name]
+    def _adapted(self, name: str, pieces: Mapping[str, Piece]) -> None:
+        """The method's own tensors of one module."""
+        paths, first = self.modules.ours[name], next(iter(pieces.values()))
         kind = self.modules.kind(paths[0])
         self.conv1d |= kind == "conv1d"
-        factors = {path: trimmed(piece.arrays) for path, piece in pieces.items()}
-        arrays = factors[paths[0]] if len(paths) == 1 else self._fused(name, factors)
-        for row in t.low_rank(next(iter(pieces.values())).kind, kind).tensors:
-            if row.field in arrays:
-                self.put(name, row.suffix, row.theirs(arrays[row.field]))
-        self.ranks[name] = arrays["a"].shape[0]
-        self.alphas[name] = self._alpha(self.ranks[name], float(arrays["scale"]))
+        table = self.method.table_of(first.kind, kind, self.settings, logical(paths[0]))
+        if table is None:
+            raise ValueError(f"HF PEFT has no {first.kind} on {name}")
+        if self.method.make is lora:
+            factors = {path: trimmed(piece.arrays) for path, piece in pieces.items()}
+            arrays = factors[paths[0]] if len(paths) == 1 else self._fused(name, factors)
+            theirs = {row: row.theirs(arrays[row.field]) for row in table.tensors if row.field in arrays}
+        else:
+            arrays = first.arrays
+            theirs = {row: self._part(name, table.node, row, pieces) for row in table.tensors if row.field in arrays}
+        sizes: dict[str, int] = {}
+        for suffix in dict.fromkeys(row.suffix for row in theirs):
+            lines = {row.line: array for row, array in theirs.items() if row.suffix == suffix}
+            array = lines[None] if None in lines else np.stack([lines[number] for number in sorted(lines)])
+            self.put(name, suffix, array)
+            axes = next(row.axes for row in theirs if row.suffix == suffix)
+            sizes |= dict(zip(axes, array.shape, strict=True))
+        for row in self.method.shared if self.method.repeated else ():
+            self.put(name, row.suffix, self._held(row))
+        self.numbers[name] = numbers = self._numbers(paths[0], sizes, arrays)
+        inputs, outputs = self.modules.sizes(paths[0])[0], sum(self.modules.sizes(path)[-1] for path in paths)
+        config = self.said | {number.theirs: numbers[number.ours] for number in self.method.numbers}
+        for field, wanted in self.method.constant(numbers, config, inputs, outputs).items():
+            if not np.array_equal(wanted, arrays[field]):
+                raise ValueError(f"HF PEFT derives {field} of {table.node} from its config, and those on {name} are others")
+
+    def _part(self, name: str, node: str, row: Tensor, pieces: Mapping[str, Piece]) -> np.ndarray:
+        """One tensor of a module: that of its only part, or of all of them together."""
+        paths = self.modules.ours[name]
+        if len(pieces) < len(paths) or (len(paths) > 1 and not self.method.parts):
+            raise ValueError(f"HF PEFT has {node} on {name} as a whole, and here it stands on {', '.join(pieces)} alone; merge it")
+        arrays = [row.theirs(pieces[path].arrays[row.field]) for path in paths]
+        if len(arrays) > 1 and row.cut is not None:
+            return np.concatenate(arrays, axis=row.cut)
+        if any(not np.array_equal(array, arrays[0]) for array in arrays[1:]):
+            raise ValueError(f"HF PEFT has one {node} on the input of {name}; those of {', '.join(pieces)} differ: merge them")
+        return arrays[0]
+
+    def _held(self, row: Tensor) -> np.ndarray:
+        return row.theirs(self.adapter.pieces[f"{STORE}/{row.field}"].arrays["value"])
+
+    def _numbers(self, path: str, sizes: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The numbers of one module by field of ours: of its shapes, of its scale, else of the method that stands there."""
+        stands = next((m for m in self.adapter.methods if isinstance(m, self.method.make) and _covers(m, path)), self.settings)
+        numbers: dict[str, Any] = {}
+        for number in self.method.numbers:
+            value = getattr(stands, number.ours)
+            if number.axis in sizes:
+                value = sizes[number.axis]
+            elif number.ours_patterns:
+                value = resolve(getattr(stands, number.ours_patterns), logical(path), layer_of(path), value)
+            if number.ours == "alpha" and self.method.per:
+                per = self.method.per(numbers["rank"], self.said)
+                value = self._alpha(stands, per, numbers["rank"], float(arrays["scale"]))
+            numbers[number.ours] = value
+        return numbers
+
+    def _alpha(self, stands: Any, per: float, rank: int, scale: float) -> float:
+        """The alpha that PEFT turns back into this scale; one of the method's own numbers where it says the same."""
+        asked = stands.alpha if stands.alpha is not None else rank
+        for candidate in (asked, *getattr(stands, "alpha_pattern", {}).values()):
+            if np.float32(candidate / per) == np.float32(scale):
+                return float(candidate)
+        return scale * per
+
+    def _reworded(self, kind: str) -> dict[str, np.ndarray]:
+        """The tensors by the keys of a type that says in other words what a LoRA's file says."""
+        if kind == "TRAINABLE_TOKENS" and getattr(self.modules.config, "tied", False) and "head" in self.modules.theirs:
+            embed, head, suffix = *(self.modules.theirs[ours].name for ours in ("embed", "head")), t.TOKENS.tensors[0].suffix
+            self.put(head, suffix, self.tensors[f"{t.PREFIX}{embed}.{suffix}"])
+        tensors = {}
+        for key, array in self.tensors.items():
+            end = next((end for end in ENDS[kind].items() if key.endswith(end[1])), ("", ""))
+            tensors[key.removesuffix(end[1]) + end[0]] = array
+        return tensors
+
+    def _norm(self, name: str) -> bool:
+        return self.modules.kind(self.modules.ours[name][0]) == "norm"
+
+    def _short(self, names: list[str]) -> list[str]:
+        return self.modules.shortest(names, dotted=True, among=list(self.modules.ours))
 
     def _fused(self, name: str, factors: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         parts = [(self.modules.theirs[path].part, factors[path]) for path in self.modules.ours[name] if path in factors]
@@ -195,15 +321,6 @@ class _Writer:
         if lengths and len(lengths) < len(self.modules.ours[name]):
             raise ValueError(f"HF PEFT has DoRA on {name} as a whole, and here it stands on {', '.join(factors)} alone; merge it")
         return fuse(parts, whole) | ({"magnitude": np.concatenate(lengths)} if lengths else {})
-
-    def _alpha(self, rank: int, scale: float) -> float:
-        """The alpha that PEFT turns back into this scale; one of the method's own numbers where it says the same."""
-        root = rank**0.5 if self.settings.rslora else rank
-        asked = self.settings.alpha if self.settings.alpha is not None else rank
-        for candidate in (asked, *self.settings.alpha_pattern.values()):
-            if np.float32(candidate / root) == np.float32(scale):
-                return float(candidate)
-        return scale * root
 
     def _joined(self, name: str, row: Tensor, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """What stands in the parts of a module, as their one tensor; a fused module is saved as a whole or not at all."""
@@ -231,8 +348,8 @@ class _Writer:
         with_bias = {name for name, paths in self.modules.ours.items() if self.modules.has_bias(paths[0])}
         if set(self.bias) == with_bias - set(self.saved):
             return "all"
-        if set(self.bias) == set(self.ranks) & with_bias:
-            return "lora_only"
+        if set(self.bias) == set(self.numbers) & with_bias:
+            return f"{self.method.peft_type.lower()}_only"
         raise ValueError(
             "HF PEFT trains the biases of none, of all modules or of those with LoRA; here they are those of "
             + ", ".join(sorted(self.bias)[:5])
@@ -240,13 +357,13 @@ class _Writer:
 
     def _check(self, config: Mapping[str, Any]) -> None:
         """What PEFT will make of the config, by its own rules, must be what is in the tensors."""
-        hit = set(targeted(list(self.modules.ours), self.modules.linear, config)) ^ set(self.ranks)
+        hit = set(targeted(list(self.modules.ours), self.modules.linear, config)) ^ set(self.numbers)
         wrong = [f"{name}: targeted or not, against what is there" for name in sorted(hit)]
-        for name, rank in self.ranks.items():
-            fields = (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
-            read = tuple(pattern_value(config[patterns], name, config[default]) for patterns, default in fields)
-            if read != (rank, self.alphas[name]):
-                wrong.append(f"{name}: rank and alpha {read}, not {(rank, self.alphas[name])}")
+        for name, numbers in self.numbers.items():
+            for number in self.method.numbers:
+                read = pattern_value(config[number.patterns] if number.patterns else None, name, config[number.theirs])
+                if read != numbers[number.ours]:
+                    wrong.append(f"{name}: {number.ours} {read}, not {numbers[number.ours]}")
         if wrong:
             raise AssertionError(f"the config written says something else than the tensors: {'; '.join(wrong[:5])}")
 
@@ -254,6 +371,12 @@ class _Writer:
 def _module(path: str) -> str:
     """`blocks/7/attn/q/kernel` -> `blocks/7/attn/q`."""
     return path.rpartition("/")[0]
+
+
+def _covers(method: Any, path: str) -> bool:
+    """Whether a method stands on one of our modules, by its targets and layers."""
+    layers = method.layers
+    return (layers is None or layer_of(path) in set(layers)) and any(matches(p, logical(path)) for p in as_patterns(method.targets))
 
 
 def _head_follows(adapter: Adapter) -> bool:
@@ -269,5 +392,7 @@ def _touches_embedding(method: Any) -> bool:
     return any(matches(target, "embed") for target in as_patterns(targets))
 
 
-def _whole_number(value: float) -> float | int:
+def _whole_number(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
     return int(value) if float(value).is_integer() else float(value)

@@ -8,12 +8,15 @@ import shutil
 
 import numpy as np
 import pytest
-from golden_bases import GOLDEN, base, forward, golden, loaded, read, variants
+from golden_bases import GOLDEN, base, base_of, forward, golden, loaded, read, variants
 from safetensors.numpy import load_file, save_file
 
 from peftjax.interop.exchange.load import adapt
+from peftjax.interop.exchange.peft_methods import VERA
 from peftjax.interop.exchange.peft_read import read_peft
 from peftjax.interop.safetensors_file import open_safetensors
+from peftjax.models.decoder import cut
+from peftjax.peft import merge
 
 READ = (
     "plain", "all_linear", "mistral", "rslora", "patterns", "patterns_rslora", "layers", "layers_pattern", "regex", "excluded",
@@ -23,9 +26,22 @@ READ = (
     "gpt2_all", "gpt2_embed", "phi3", "qwen2", "gemma2", "bert", "roberta", "dora", "dora_patterns", "dora_biased", "dora_embed",
     "gpt2_dora", "phi3_dora",
 )  # fmt: skip
+# Of other methods than LoRA those that are changes of the weight, by way of which they are tested with few programs: that a node multiplies
+# as its merged weight does is a law of its own.
+MERGED = (
+    "orthogonal", "eva", "olora_converted", "loha", "lokr", "lokr_both", "lokr_dense", "hira", "vera", "vera_by_key", "randlora",
+    "randlora_sparse", "delora", "gralora", "gralora_hybrid", "fourierft", "shira", "miss", "miss_bat", "miss_mini", "ia3", "ia3_attention",
+    "oft", "oft_neumann", "oft_shared", "boft", "hra", "hra_gs", "road_1", "road_2", "road_4", "ln_tuning", "trainable_tokens",
+    "trainable_tokens_tied", "gpt2_ia3", "phi3_ia3", "phi3_oft", "phi3_loha", "phi3_road", "bias_oft", "saved_loha",
+)  # fmt: skip
+CONTEXT = ("prompt_tuning", "p_tuning", "p_tuning_lstm", "prefix_tuning", "prefix_projected")
 REFUSED = {
     "dora_embed_ensured": (ValueError, "lm_head: with ensure_weight_tying and use_dora it .* has lengths and magnitudes of its own rows"),
-    "ia3": (ValueError, r"peft_type is 'IA3' \(a method of HF PEFT that is not exchanged yet\); LORA can be read"),
+    "adalora": (ValueError, r"peft_type is 'ADALORA' \(a method of HF PEFT that is not here"),
+    "adalora_pruned": (ValueError, "peft_type is 'ADALORA'"),
+    "olora": (ValueError, "init_lora_weights 'olora': the factors fit a base that was changed"),
+    "randlora_by_key": (ValueError, "save_projection False: the random matrices were drawn in bfloat16 or float16"),
+    "gpt2_vera": (ValueError, "h.0.attn.c_attn: it is q, k, v in one, and VeRA of the whole is not that of its parts"),
     "pissa": (ValueError, "init_lora_weights 'pissa': the factors fit a base that was changed"),
     "pickle": (ValueError, "adapter_model.bin is a pickle.*safetensors.torch.save_file"),
     "missing": (ValueError, "missing   base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"),
@@ -36,8 +52,9 @@ REFUSED = {
 
 
 def test_every_golden_adapter_is_among_the_examples():
-    assert not set(READ) & set(REFUSED)
-    assert set(READ) | set(REFUSED) == variants("peft")
+    lists = (*READ, *MERGED, *CONTEXT, *REFUSED)
+    assert len(set(lists)) == len(lists)
+    assert set(lists) == variants("peft")
 
 
 @pytest.mark.parametrize("variant", READ)
@@ -47,6 +64,34 @@ def test_logits_are_those_of_peft(variant):
     plain = forward(config, base(str(found["base"])).params, found)
     assert np.abs(plain - found["logits"]).max() > 0.05  # else an adapter that does nothing would pass
     np.testing.assert_allclose(forward(config, on.params, found, on.segments), found["logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", MERGED)
+def test_merged_logits_are_those_of_peft(variant):
+    found, there, on = golden("peft", variant), loaded("peft", variant), base_of("peft", variant)
+    assert np.abs(forward(on.config, on.params, found) - found["logits"]).max() > 0.5
+    merged = merge(cut(there.params, on.config, ()))
+    np.testing.assert_allclose(forward(on.config, merged, found), found["logits"], atol=5e-5)
+
+
+@pytest.mark.parametrize("variant", CONTEXT)
+def test_logits_behind_virtual_tokens_are_those_of_peft(variant):
+    found, there, on = golden("peft", variant), loaded("peft", variant), base_of("peft", variant)
+    assert np.abs(forward(on.config, on.params, found) - found["logits"]).max() > 0.5
+    np.testing.assert_allclose(forward(on.config, there.params, found, there.segments), found["logits"], atol=3e-5)
+    computed = variant not in ("prompt_tuning", "prefix_tuning")
+    assert [("encoder is not in the file" in note) for note in there.adapter.notes] == [True] * computed
+
+
+def test_constants_that_the_file_does_not_hold_are_drawn_as_pytorch_draws_them():
+    """The file with the matrices has them from seed 0: drawn here, they are the same to the last bit."""
+    vera = read("peft", "vera")
+    config = json.loads((GOLDEN / "peft" / "vera" / "adapter_config.json").read_text())
+    drawn = VERA.draw(config, 64, 32)
+    for row in VERA.shared:
+        np.testing.assert_array_equal(row.ours(drawn[row.suffix]), vera.pieces[f"shared/{row.field}"].arrays["value"])
+    (note,) = read("peft", "vera_by_key").notes
+    assert "were drawn from its seed as PyTorch draws them" in note
 
 
 def test_a_named_adapter_is_read_from_its_own_folder():

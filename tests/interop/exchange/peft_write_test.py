@@ -19,6 +19,11 @@ from peftjax.interop.exchange.peft_write import peft_content, write_peft
 from peftjax.models.decoder import cut
 from peftjax.nn.tree import flatten, get
 from peftjax.peft import attach, bitfit, classifier, cut_points, full, lora, merge, norm_only, pfeiffer
+from peftjax.peft.hira import hira
+from peftjax.peft.loha import loha
+from peftjax.peft.lokr import lokr
+from peftjax.peft.prefix import prefix
+from peftjax.peft.prompt import p_tuning, prompt_tuning
 from peftjax.peft.tokens import trainable_tokens
 
 ROUND = (
@@ -70,6 +75,55 @@ def test_what_was_read_is_written_byte_for_byte(variant, tmp_path):
     for other in ("2", "4"):
         for file in ("adapter_model.safetensors", "adapter_config.json"):
             assert (tmp_path / other / file).read_bytes() == (tmp_path / "1" / file).read_bytes(), (other, file)
+
+
+# As of LoRA above; what else the config says of a method is compared field by field.
+OTHERS = (
+    "loha", "lokr", "lokr_both", "lokr_dense", "hira", "vera", "randlora", "randlora_sparse", "delora", "gralora", "gralora_hybrid",
+    "fourierft", "shira", "miss", "miss_bat", "miss_mini", "ia3", "ia3_attention", "oft", "oft_neumann", "oft_shared", "boft", "hra",
+    "hra_gs", "road_1", "road_2", "road_4", "ln_tuning", "prompt_tuning", "prefix_tuning", "trainable_tokens", "trainable_tokens_tied",
+    "gpt2_ia3", "phi3_ia3", "phi3_oft", "phi3_loha", "phi3_road", "bias_oft", "saved_loha",
+)  # fmt: skip
+# Said module by module, in the words of either; compared by what they mean.
+BY_MODULE = ("target_modules", "feedforward_modules", "rank_pattern", "alpha_pattern", "lambda_pattern", "n_frequency_pattern")
+
+
+@pytest.mark.parametrize("variant", OTHERS)
+def test_other_methods_are_written_byte_for_byte(variant, tmp_path):
+    theirs, on = GOLDEN / "peft" / variant, base_of("peft", variant)
+    document = json.loads((theirs / "adapter_config.json").read_text())
+    write_peft(tmp_path / "1", of_the_tree("peft", variant), on.config, on.uri, document["task_type"])
+    assert tensors(tmp_path / "1" / "adapter_model.safetensors") == tensors(theirs / "adapter_model.safetensors")
+    written, modules = json.loads((tmp_path / "1" / "adapter_config.json").read_text()), Modules.of(on.config)
+    assert written.keys() == document.keys()
+    assert {name: value for name, value in written.items() if name not in BY_MODULE} == {
+        name: value for name, value in document.items() if name not in BY_MODULE
+    }
+    names = list(modules.ours)
+    for name in {"target_modules", "feedforward_modules"} & set(document):
+        hit = [set(targeted(names, modules.linear, {"target_modules": config[name]})) for config in (written, document)]
+        assert hit[0] == hit[1], name
+    for name in {*BY_MODULE[2:]} & set(document) if variant != "hira" else ():  # whose exceptions PEFT does not heed
+        for module in targeted(names, modules.linear, document):
+            assert pattern_value(written[name], module, None) == pattern_value(document[name], module, None), (name, module)
+    again = read_peft(tmp_path / "1", on.config, on.params)
+    write_native(tmp_path / "3", again, on)
+    write_peft(tmp_path / "4", read_native(tmp_path / "3"), on.config, on.uri, document["task_type"])
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "4" / file).read_bytes() == (tmp_path / "1" / file).read_bytes()
+
+
+def test_what_was_computed_is_written_of_an_encoder(tmp_path):
+    """Prompts and prefixes of an encoder: PEFT's file has what it computes, and says that there was one."""
+    on, found = base("llama"), {"tokens": np.arange(12).reshape(2, 6)}
+    for method, kind in ((p_tuning(length=3, hidden=5), "P_TUNING"), (prefix(length=3, hidden=5), "PREFIX_TUNING")):
+        params = moved(attach(on.params, [method], jax.random.key(0)))
+        write_peft(tmp_path / kind, extract(params, [method]), on.config, on.uri)
+        config = json.loads((tmp_path / kind / "adapter_config.json").read_text())
+        assert (config["peft_type"], config["encoder_hidden_size"]) == (kind, 5)
+        there = adapt(on, read_peft(tmp_path / kind, on.config, on.params))
+        assert len(there.adapter.notes) == 1
+        np.testing.assert_allclose(forward(on.config, there.params, found), forward(on.config, params, found), atol=1e-5)
 
 
 TRAINED = {
@@ -171,6 +225,14 @@ HOMELESS = {
     "rsLoRA and not": ("llama", [lora(targets="q_proj", rslora=True), lora(targets="v_proj")], "one rslora for all modules"),
     "a third of a fused weight": ("gpt2", [full(targets=["q_proj"])], "saves transformer.h.0.attn.c_attn as a whole; only blocks/0/attn/q"),
     "some biases": ("llama_tied", [lora(targets=["q_proj"]), bitfit(targets=["up_proj"])], "biases of none, of all modules or of those"),
+    "two methods": ("llama", [lora(rank=2, targets="q_proj"), loha(rank=2, targets="v_proj")], "one method a file; here are LORA, LOHA"),
+    "tokens beside another method": ("llama", [loha(rank=2), trainable_tokens(ids=(3,))], "trains token rows beside LoRA, not beside LOHA"),
+    "two ranks of HiRA": ("llama", [hira(rank=2, rank_pattern={"q_proj": 3})], r"one rank for all modules of HIRA; here are \[2, 3\]"),
+    "biases beside LoHa": ("llama_tied", [loha(rank=2, targets="q_proj"), bitfit(targets=["q_proj"])], "no bias beside LOHA"),
+    "LoKr on a part": ("phi3", [lokr(rank=2, targets=["q_proj"])], "LoKr on model.layers.0.self_attn.qkv_proj as a whole"),
+    "a prompt beside LoRA": ("llama", [lora(rank=2), prompt_tuning(length=2)], "one method a file where that method stands before"),
+    "a gated prefix": ("llama", [prefix(length=2, gates=1)], "no place for a prefix with gates"),
+    "a prefix at position 0": ("llama", [prefix(length=2, offset=False)], "no place for a prefix with offset=False"),
     "added biases": ("llama", [lora(targets=["q_proj", "k_proj"]), bitfit(targets=["q_proj"], add=True)], "biases of none"),
 }  # fmt: skip
 
