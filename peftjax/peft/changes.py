@@ -62,6 +62,10 @@ class Changed:
         with jax.default_matmul_precision("highest"):
             return Change(self._weight(), self._bias())
 
+    def weight(self) -> np.ndarray:
+        """The weight that is changed, [in, out] float64."""
+        return np.asarray(dense(self._layer(_under(self.node))), np.float64)
+
     def _weight(self) -> Matrix:
         parts = []
         for one in _chain(self.node):
