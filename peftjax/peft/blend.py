@@ -53,9 +53,10 @@ def blend(
 
 def blend_changes(
     base: dict, found: Mapping[str, Mapping[str, Changed]], weights: Mapping[str, float], way: linear = linear(), *,  # noqa: B008
-    rank: int | None = None, tolerance: float | None = None, name: str = "merged",
+    rank: int | None = None, tolerance: float | None = None, name: str = "merged", may_be_dense: bool = True,
 ) -> Made:
-    """The same of adapters that need not fit into one tree: `found` are the `changes` of each. Arguments and errors as of `blend`."""
+    """The same of adapters that need not fit into one tree: `found` are the `changes` of each. Arguments and errors as of `blend`; without
+    `may_be_dense` the result is LoRA whatever rank that takes."""
     if not weights or set(weights) != set(found):
         raise ValueError(f"weights are of {', '.join(weights) or 'none'}, adapters are {', '.join(found) or 'none'}")
     if not all(math.isfinite(weight) for weight in weights.values()):
@@ -63,7 +64,7 @@ def blend_changes(
     if name in adapters(base):
         raise ValueError(f"the tree holds an adapter called {name!r}; give the result another name")
     way.check(weights)
-    fit = Fit(rank, tolerance, stacks=way.stacks, may_be_dense=True)
+    fit = Fit(rank, tolerance, stacks=way.stacks, may_be_dense=may_be_dense)
     return put_changes(base, mixed(found, weights, way), fit, name)
 
 

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from peftjax.nn.kernels import Entry, Kernel, Tied, dense
+from peftjax.nn.kernels import Entry, Kernel, dense
 from peftjax.nn.shared import STORE, SharedValue, fill
 from peftjax.nn.tree import get, place, walk
 from peftjax.peft.attach import activate, names_in
+from peftjax.peft.compose import decompose
 from peftjax.peft.delta import Delta
 from peftjax.peft.factored import Factors, Matrix, total
-from peftjax.peft.lora import LoRA
 from peftjax.peft.select import KERNELS
 
 
@@ -69,7 +69,7 @@ class Changed:
     def _weight(self) -> Matrix:
         parts = []
         for one in _chain(self.node):
-            found = self._own(one, jax.ShapeDtypeStruct(self.shape, jnp.float32)).factors() if isinstance(one, Delta | LoRA) else None
+            found = self._own(one, jax.ShapeDtypeStruct(self.shape, jnp.float32)).factors() if isinstance(one, Delta) else None
             if found is None:
                 return self._dense()
             a, b = (np.asarray(factor, np.float64) for factor in found)
@@ -113,7 +113,7 @@ class Changed:
 
 
 def changes(params: dict, name: str) -> dict[str, Changed]:
-    """What the adapter called `name` changes, by path with the layer's number.
+    """What the adapter called `name` changes, by path with the layer's number, in whatever composition it is.
 
     A head that is tied to an embedding and does not follow its adapter is named too, with a change of rank 0.
 
@@ -121,7 +121,7 @@ def changes(params: dict, name: str) -> dict[str, Changed]:
         ValueError: no adapter of that name.
         TypeError: a piece of it that is no change of a matrix, with its path.
     """
-    alone, found = activate(params, [name]), {}
+    alone, found = activate(decompose(params), [name]), {}
     for path, value in walk(alone):
         if isinstance(value, SharedValue):
             continue
@@ -129,8 +129,6 @@ def changes(params: dict, name: str) -> dict[str, Changed]:
             raise TypeError(f"{path}: a network at a site changes no weight; keep {name!r} beside the others, or train one in its place")
         if not isinstance(value, Kernel) or not names_in(value):
             continue
-        if not isinstance(_under(value), Tied) and names_in(_under(value)):
-            raise TypeError(f"{path}: {type(_under(value)).__name__} is made of adapters itself; take it apart first, or merge() it")
         module, _, last = path.rpartition("/")
         if last not in KERNELS:
             raise TypeError(

@@ -95,6 +95,11 @@ def spectrum(matrix: Matrix) -> Spectrum:
     return Spectrum((qa @ left).T, values, right @ qb.T)
 
 
+def values(matrix: Matrix) -> np.ndarray:
+    """The singular values alone [K], largest first."""
+    return spectrum(matrix).values if isinstance(matrix, Factors) else np.linalg.svd(matrix, compute_uv=False)
+
+
 def kept(found: Spectrum, rank: int) -> Factors:
     """The nearest matrix of that rank, its values shared out evenly between the factors. Of fewer values, fewer rows."""
     root = np.sqrt(found.values[:rank, None])

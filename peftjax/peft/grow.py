@@ -41,7 +41,7 @@ def grow(params: dict, name: str, rank: int, key: jax.Array) -> Made:
     for target in parameters(activate(params, [name]), KERNELS):
         if not (isinstance(target.value, Kernel) and hasattr(target.value, "name")):
             continue
-        if not isinstance(target.value, LoRA):
+        if type(target.value) is not LoRA:  # a LoRA of another kind is another method
             raise TypeError(f"{target.path}: {name!r} is {type(target.value).__name__} here, and LoRA grows; to_lora() makes it one")
         grown = _grown(target.value, rank, target, key)
         params = put(params, target.path, _replaced(get(params, target.path), name, grown))

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from peftjax.peft.changes import changes
-from peftjax.peft.factored import rank_within, spectrum
+from peftjax.peft.factored import rank_within, values
 
 
 def spectra(params: dict, name: str) -> dict[str, np.ndarray]:
@@ -23,21 +23,21 @@ def spectra(params: dict, name: str) -> dict[str, np.ndarray]:
     """
     found = {}
     for key, changed in changes(params, name).items():
-        values = spectrum(changed.read().weight).values
-        found[key] = values[: rank_within(values, 0.0)]
+        one = values(changed.read().weight)
+        found[key] = one[: rank_within(one, 0.0)]
     return found
 
 
-def effective_rank(values: np.ndarray) -> float:
+def effective_rank(spectrum: np.ndarray) -> float:
     """Between 1, where one value is all there is, and their number, where all are equal; 0 of nothing."""
-    values = values[values > 0]
-    if not len(values):
+    used = spectrum[spectrum > 0]
+    if not len(used):
         return 0.0
-    shares = values / values.sum()
+    shares = used / used.sum()
     return math.exp(-float(np.sum(shares * np.log(shares))))
 
 
-def stable_rank(values: np.ndarray) -> float:
+def stable_rank(spectrum: np.ndarray) -> float:
     """‖ΔW‖² in the Frobenius norm over the square of the largest value; 0 of nothing."""
-    largest = float(values.max(initial=0.0))
-    return float(np.sum(np.square(values / largest))) if largest else 0.0
+    largest = float(spectrum.max(initial=0.0))
+    return float(np.sum(np.square(spectrum / largest))) if largest else 0.0
