@@ -11,6 +11,8 @@ from peftjax.nn.quant import Scheme, quantise
 from peftjax.nn.tree import get, put
 from peftjax.peft.attach import attach
 from peftjax.peft.changes import changes
+from peftjax.peft.compose import compose
+from peftjax.peft.composition import Average
 from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.factored import Factors, dense
 from peftjax.peft.hira import hira
@@ -82,3 +84,11 @@ def test_a_change_is_read_of_the_adapter_alone():
     both, alone = (moved(attach(base(TINY), some, KEY)) for some in (methods, methods[:1]))
     found, wanted = (changes(params, "default")["blocks/1/mlp/up/kernel"].read().weight for params in (both, alone))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_in_a_composition_too():
+    methods = [lora(rank=2, targets="up_proj", name="one"), lora(rank=3, targets="up_proj", name="two")]
+    plain = moved(attach(base(), methods, KEY))
+    composed = compose(plain, Average("one", "two"))
+    for key, changed in changes(plain, "two").items():
+        np.testing.assert_array_equal(*(dense(one.read().weight) for one in (changes(composed, "two")[key], changed)))

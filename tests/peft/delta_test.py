@@ -19,6 +19,7 @@ from peftjax.nn.shared import fill
 from peftjax.nn.tree import flatten, get
 from peftjax.peft.attach import attach
 from peftjax.peft.delora import delora
+from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.fourierft import fourierft
 from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
@@ -54,6 +55,7 @@ METHODS = {
     "shira": shira(rank=2, targets=".*"),
     "shira by magnitude": shira(rank=1, mask="magnitude", targets=".*"),
     "vera": vera(rank=3, targets=".*"),
+    "dense": dense_delta(targets=".*"),
 }
 FACTORED = ("delora", "gralora", "gralora hybrid", "loha", "lokr", "lokr of both", "lokr by a factor", "miss", "miss mini", "vera")
 READ_THE_WEIGHT = ("delora", "hira", "miss bat", "shira by magnitude")
