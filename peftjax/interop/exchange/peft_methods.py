@@ -208,7 +208,7 @@ def _positions(numbers: Mapping[str, Any], config: Mapping[str, Any], inputs: in
 
 FOURIERFT = PeftMethod(
     "FOURIERFT", fourierft, (Table("FourierFT", LINEAR, (Tensor("spectrum", "fourierft_spectrum", ("n",)),)),),
-    numbers=(Number("n_frequency", "frequencies", 1000, "n_frequency_pattern", "frequency_pattern", "n"),), parts=False,
+    numbers=(Number("n_frequency", "frequencies", 1000, "n_frequency_pattern", "frequency_pattern", "n", anchored=False),), parts=False,
     constant=_positions,
     fields=(Field("scaling", "scale", 150.0), Field("random_loc_seed", "seed", 777)),
     alike=lambda config, names: {"init": "zeros" if config.get("init_weights") else "normal"},

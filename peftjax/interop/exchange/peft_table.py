@@ -56,6 +56,7 @@ class Number:
         patterns: their config field of exceptions, where there is one; ours_patterns: that of our method.
         axis: the letter of a table that is this number.
         strict: the config must say the same as the tensors.
+        anchored: their exceptions may be whole names, "^model.layers.0..."; else they are looked for behind a dot.
     """
 
     theirs: str
@@ -65,6 +66,7 @@ class Number:
     ours_patterns: str | None = None
     axis: str | None = None
     strict: bool = True
+    anchored: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

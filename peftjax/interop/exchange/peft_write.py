@@ -200,7 +200,7 @@ class _Writer:
             value = asked if asked in [values[name] for name in among] or not common else common[0][0]
             value = config.get(method.numbers[0].theirs) if value is None else value
             config[number.theirs] = _whole_number(value)
-            others = {f"^{re.escape(n)}": _whole_number(v) for n, v in sorted(values.items()) if v != value}
+            others = {_key(n, number): _whole_number(v) for n, v in sorted(values.items()) if v != value}
             if number.patterns:
                 config[number.patterns] = others
             elif others:
@@ -209,6 +209,8 @@ class _Writer:
             among = [name for name in among if values[name] == value] or among
         linear_and_embedding = [name for name, paths in self.modules.ours.items() if self.modules.kind(paths[0]) != "norm"]
         targets = self.modules.shortest(self.numbers, dotted=True, among=linear_and_embedding)
+        if "feedforward_modules" in config:
+            targets, config["feedforward_modules"] = _in_words_of_targets(targets, list(self.numbers), config["feedforward_modules"])
         config |= {"target_modules": targets or NOTHING, "modules_to_save": self._saved_names()}
         for name, value in (("bias", self._bias_mode()), ("fan_in_fan_out", self.conv1d), ("ensure_weight_tying", self.ensures_tying)):
             if name in method.defaults:
@@ -371,6 +373,20 @@ class _Writer:
 def _module(path: str) -> str:
     """`blocks/7/attn/q/kernel` -> `blocks/7/attn/q`."""
     return path.rpartition("/")[0]
+
+
+def _in_words_of_targets(targets: list[str], names: list[str], chosen: list[str]) -> tuple[list[str], list[str]]:
+    """(target_modules, those of its entries that hit the chosen names): PEFT wants the second to be entries of the first."""
+    split: list[str] = []
+    for entry in targets:
+        hits = {name for name in names if name == entry or name.endswith(f".{entry}")}
+        split += [entry] if hits <= set(chosen) or not hits & set(chosen) else sorted(hits)
+    return split, [entry for entry in split if any(name == entry or name.endswith(f".{entry}") for name in chosen)]
+
+
+def _key(name: str, number: t.Number) -> str:
+    """The key of an exception that hits this module of theirs and no other."""
+    return f"^{re.escape(name)}" if number.anchored else re.escape(name.partition(".")[2])
 
 
 def _covers(method: Any, path: str) -> bool:

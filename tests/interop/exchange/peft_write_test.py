@@ -100,6 +100,8 @@ def test_other_methods_are_written_byte_for_byte(variant, tmp_path):
         name: value for name, value in document.items() if name not in BY_MODULE
     }
     names = list(modules.ours)
+    assert set(written.get("feedforward_modules", ())) <= set(written["target_modules"] if "target_modules" in written else ())
+    assert not any(key.startswith("^") for key in written.get("n_frequency_pattern", ()))  # PEFT looks for these behind a dot
     for name in {"target_modules", "feedforward_modules"} & set(document):
         hit = [set(targeted(names, modules.linear, {"target_modules": config[name]})) for config in (written, document)]
         assert hit[0] == hit[1], name
