@@ -16,7 +16,24 @@ from peftjax.interop.exchange.load import adapt
 from peftjax.interop.exchange.native import read_native, write_native
 from peftjax.models.decoder import cut
 from peftjax.peft import attach, bitfit, bottleneck, classifier, cut_points, full, head_only, lora, norm_only
+from peftjax.peft.adalora import adalora
+from peftjax.peft.compacter import compacter
+from peftjax.peft.fourierft import fourierft
+from peftjax.peft.gralora import gralora
+from peftjax.peft.hra import hra
+from peftjax.peft.ia3 import ia3
+from peftjax.peft.invertible import invertible
+from peftjax.peft.loha import loha
+from peftjax.peft.lokr import lokr
+from peftjax.peft.oft import oft
+from peftjax.peft.prefix import prefix
+from peftjax.peft.prompt import p_tuning
+from peftjax.peft.randlora import randlora
+from peftjax.peft.reft import direft
+from peftjax.peft.road import road
+from peftjax.peft.shira import shira
 from peftjax.peft.tokens import trainable_tokens
+from peftjax.peft.vera import vera
 
 METHODS = {
     "lora": ("llama_tied", [lora(rank=2, alpha=0.3, targets=["all-linear", "embed_tokens", "lm_head"], lora_bias=True, dropout=0.1)]),
@@ -27,6 +44,16 @@ METHODS = {
     "full": ("llama_tied", [full()]),
     "head": ("llama_tied", [head_only()]),
     "tokens": ("llama", [trainable_tokens(ids=(9, 3), targets=["embed_tokens", "lm_head"])]),
+    "shared matrices": ("llama", [vera(rank=3, targets=["q_proj", "down_proj", "lm_head"])]),
+    "shared bases": ("llama", [randlora(rank=12, targets=["q_proj", "v_proj"])]),
+    "whole numbers": ("llama", [shira(rank=1, targets="q_proj"), fourierft(frequencies=5, targets="v_proj")]),
+    "optional factors": ("llama", [lokr(rank=1, targets="q_proj"), gralora(rank=4, hybrid_rank=2, targets="v_proj")]),
+    "ranks": ("llama", [adalora(rank=3, target_rank=2, targets="q_proj"), loha(rank=2, rank_pattern={"blocks/1/.*": 3}, targets="v_proj")]),
+    "transforms": ("llama", [ia3(), oft(block_size=4, targets="q_proj"), hra(rank=2, targets="o_proj"), road(group=8, targets="up_proj")]),
+    "a prompt's encoder": ("llama", [p_tuning(length=2, hidden=3)]),
+    "a prefix's encoder": ("llama", [prefix(length=2, hidden=3, gates=2)]),
+    "DiReFT": ("llama", [direft(rank=2, prefix_positions=2, suffix_positions=1)]),
+    "PHM": ("llama", [compacter(size=8), invertible()]),
     "classifier": ("bert", [lora(rank=2), classifier(labels=("no", "yes"))]),
 }  # fmt: skip
 
