@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import node
-from peftjax.peft import low_rank
-from peftjax.peft.delta import Delta, wrap
-from peftjax.peft.dropout import drop
+from peftjax.peft.bounds import require_rate
+from peftjax.peft.delta import LowRank, wrap
 from peftjax.peft.keys import Draw
 from peftjax.peft.select import Target, select
 
@@ -59,7 +58,7 @@ class Allocation:
 
 @node(arrays=("base", "a", "e", "b", "scale", "orthogonality", "dropout"), static=("plan", "name"))
 @dataclasses.dataclass(frozen=True)
-class AdaLoRA(Delta):
+class AdaLoRA(LowRank):
     """The node. base: kernel [in, out]; a: [R, in]; e: [R]; b: [R, out]; scale: []; orthogonality: the penalty's weight []; dropout: rate
     [] or None; all with a leading L outside the scanned body."""
 
@@ -76,22 +75,6 @@ class AdaLoRA(Delta):
     trainable = ("a", "e", "b")
     matrices = ("a", "b")
     fast = ("b",)
-
-    def thin_input(self, training):
-        return None if training and self.dropout is not None else self.a
-
-    def around(self, x, product, key=None, thin=None):
-        return product(x) + low_rank.times(drop(x, self.dropout, key, self.name), *self.rows(), self.scale, thin)
-
-    def change(self, x):
-        return low_rank.times(x, *self.rows(), self.scale)
-
-    def delta(self):
-        return low_rank.whole(*self.rows(), self.scale)
-
-    def factors(self):
-        a, b = self.rows()
-        return a, b * self.scale[..., None, None]
 
     def rows(self) -> tuple[jax.Array, jax.Array]:
         """(A [R, in], e B [R, out]), of which the change is s times the product."""
@@ -149,8 +132,7 @@ class adalora:  # noqa: N801 (configs read `adalora(target_rank=8)`)
         for field in ("beta1", "beta2"):
             if not 0 < getattr(self, field) < 1:
                 raise ValueError(f"AdaLoRA {field} {getattr(self, field)} is not between 0 and 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"AdaLoRA dropout {self.dropout} is not in [0, 1)")
+        require_rate("AdaLoRA", self.dropout)
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with a node around every target; e is zero, so that the start is the base exactly.

@@ -34,6 +34,7 @@ from peftjax.nn.kernels import Entry, node
 from peftjax.nn.layers import ACTIVATIONS, layer_norm
 from peftjax.nn.sites import WIDTH_FROM
 from peftjax.nn.thin import expand, shrink
+from peftjax.peft.bounds import require_rate
 from peftjax.peft.dropout import drop, drop_rows
 from peftjax.peft.hang import hang
 from peftjax.peft.keys import Draw
@@ -196,8 +197,7 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
         if self.size is not None and self.size < 1 or self.reduction_factor <= 0:
             raise ValueError(f"bottleneck size {self.size} and reduction_factor {self.reduction_factor} must be positive")
         for field in ("dropout", "stochastic_depth"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"bottleneck {field} {getattr(self, field)} is not in [0, 1)")
+            require_rate("bottleneck", getattr(self, field), field)
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with an entry at every site.

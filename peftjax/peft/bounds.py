@@ -12,10 +12,10 @@ def require_positive(method: str, **values: int) -> None:
             raise ValueError(f"{method} {what} {value} is not positive")
 
 
-def require_rate(method: str, dropout: float) -> None:
-    """Raises ValueError unless a dropout rate is in [0, 1)."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{method} dropout {dropout} is not in [0, 1)")
+def require_rate(method: str, rate: float, what: str = "dropout") -> None:
+    """Raises ValueError unless a rate is in [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{method} {what} {rate} is not in [0, 1)")
 
 
 def require_known(method: str, what: str, value: str, known: Iterable[str]) -> None:

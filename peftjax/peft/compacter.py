@@ -25,6 +25,7 @@ from peftjax.nn.layers import ACTIVATIONS
 from peftjax.nn.shared import Shared, hold
 from peftjax.nn.sites import WIDTH_FROM
 from peftjax.peft.bottleneck import READS, what_is_read
+from peftjax.peft.bounds import require_rate
 from peftjax.peft.dropout import drop
 from peftjax.peft.hang import hang
 from peftjax.peft.keys import Draw, key_at
@@ -115,8 +116,7 @@ class compacter:  # noqa: N801 (configs read `compacter(reduction_factor=32)`)
             raise ValueError(
                 f"compacter needs a site, and phm_dim {self.phm_dim}, rank {self.rank}, reduction_factor {self.reduction_factor} positive"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"compacter dropout {self.dropout} is not in [0, 1)")
+        require_rate("compacter", self.dropout)
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with an entry at every site, and their rule.

@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import dense, node
-from peftjax.nn.thin import expand, shrink
 from peftjax.peft.bounds import require_positive, require_rate
 from peftjax.peft.delta import Delta, weight_under, wrap
 from peftjax.peft.keys import Draw, kaiming
 from peftjax.peft.ranks import at_layers, leaf, own_rows
-from peftjax.peft.select import Target, require_used, select
+from peftjax.peft.select import Target
 
 SHORTEST = 1e-4
 
@@ -51,13 +50,6 @@ class DeLoRA(Delta):
     def factors(self):
         size = (self.strength * self.scale)[..., None] / (_row_lengths(self.a) * _row_lengths(self.b))
         return self.a * self.lengths[..., None, :], self.b * size[..., None]
-
-    def delta(self):
-        return jnp.einsum("...ri,...ro->...io", *self.factors())
-
-    def change(self, x):
-        a, b = self.factors()
-        return expand(shrink(x, a), b)
 
 
 def _row_lengths(value: jax.Array) -> jax.Array:
@@ -107,10 +99,8 @@ class delora:  # noqa: N801 (configs read `delora(rank=8)`)
         Raises:
             ValueError: a target, a pattern or a layer that names nothing.
         """
-        targets = select(params, self.targets, self.layers, names=("kernel",))
-        require_used(self.rank_pattern, targets, "rank_pattern")
-        require_used(self.strength_pattern, targets, "strength_pattern")
-        return wrap(params, key, self.targets, self.layers, self.name, self._node)
+        patterns = {"rank_pattern": self.rank_pattern, "strength_pattern": self.strength_pattern}
+        return wrap(params, key, self.targets, self.layers, self.name, self._node, **patterns)
 
     def _node(self, target: Target, draw: Draw) -> DeLoRA:
         ranks, (rows, width) = at_layers(self.rank_pattern, target, self.rank), target.value.shape[-2:]

@@ -23,7 +23,7 @@ from peftjax.peft.bounds import require_known, require_positive, require_rate
 from peftjax.peft.delta import Delta, wrap
 from peftjax.peft.keys import Draw
 from peftjax.peft.ranks import at_once
-from peftjax.peft.select import Target, require_used, select
+from peftjax.peft.select import Target
 from peftjax.peft.sparse import scatter
 
 INITS = ("zeros", "normal")
@@ -88,8 +88,7 @@ class fourierft:  # noqa: N801 (configs read `fourierft(frequencies=1000)`)
             ValueError: a target, a pattern or a layer that names nothing; numbers that differ within a stack; a kernel with fewer entries
                 than there are frequencies.
         """
-        require_used(self.frequency_pattern, select(params, self.targets, self.layers, names=("kernel",)), "frequency_pattern")
-        return wrap(params, key, self.targets, self.layers, self.name, self._node)
+        return wrap(params, key, self.targets, self.layers, self.name, self._node, frequency_pattern=self.frequency_pattern)
 
     def _node(self, target: Target, draw: Draw) -> FourierFT:
         count = at_once(self.frequency_pattern, target, self.frequencies, "FourierFT frequencies")

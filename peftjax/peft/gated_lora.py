@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from peftjax.nn.kernels import Wrapping, node
 from peftjax.peft import low_rank
+from peftjax.peft.bounds import require_positive, require_rate
 from peftjax.peft.delta import wrap
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import Draw
@@ -74,10 +75,8 @@ class gated_lora:  # noqa: N801 (configs read `gated_lora(rank=8)`)
     name: str = "default"
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"gated_lora rank {self.rank} is not positive")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"gated_lora dropout {self.dropout} is not in [0, 1)")
+        require_positive("gated_lora", rank=self.rank)
+        require_rate("gated_lora", self.dropout)
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with a node around every target; B is zero, so that the start is the base exactly.

@@ -21,7 +21,7 @@ from peftjax.peft.bounds import require_known, require_positive, require_rate
 from peftjax.peft.delta import Delta, weight_under, wrap
 from peftjax.peft.keys import Draw, kaiming
 from peftjax.peft.ranks import at_layers, own_rows
-from peftjax.peft.select import Target, require_used, select
+from peftjax.peft.select import Target
 
 INITS = ("kaiming", "gaussian")
 
@@ -80,8 +80,7 @@ class hira:  # noqa: N801 (configs read `hira(rank=32)`)
         Raises:
             ValueError: a target, a pattern or a layer that names nothing.
         """
-        require_used(self.rank_pattern, select(params, self.targets, self.layers, names=("kernel",)), "rank_pattern")
-        return wrap(params, key, self.targets, self.layers, self.name, self._node)
+        return wrap(params, key, self.targets, self.layers, self.name, self._node, rank_pattern=self.rank_pattern)
 
     def _node(self, target: Target, draw: Draw) -> HiRA:
         ranks, (rows, width) = at_layers(self.rank_pattern, target, self.rank), target.value.shape[-2:]

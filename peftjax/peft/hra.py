@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from peftjax.nn.kernels import node
 from peftjax.nn.thin import expand, shrink
 from peftjax.peft.blocks import orthonormal
+from peftjax.peft.bounds import require_positive
 from peftjax.peft.delta import wrap
 from peftjax.peft.keys import Draw
 from peftjax.peft.select import Target
@@ -71,8 +72,7 @@ class hra:  # noqa: N801 (configs read `hra(rank=8)`)
     name: str = "default"
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"hra rank {self.rank} is not positive")
+        require_positive("hra", rank=self.rank)
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with a node around every target.

@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import node
-from peftjax.peft import low_rank
 from peftjax.peft.bounds import require_positive, require_rate
 from peftjax.peft.delta import Delta, wrap
 from peftjax.peft.keys import Draw, kaiming
 from peftjax.peft.ranks import at_layers, leaf, own_rows
-from peftjax.peft.select import Target, require_used, select
+from peftjax.peft.select import Target
 
 
 @node(arrays=("base", "a1", "b1", "a2", "b2", "scale", "dropout"), static=("name",))
@@ -54,12 +53,6 @@ class LoHa(Delta):
         if rank * rank * (rows + width) > rows * width:
             return None
         return _pairs(self.a1, self.a2), _pairs(self.b1, self.b2) * self.scale[..., None, None]
-
-    def change(self, x):
-        rank, (rows, width) = self.a1.shape[0], self.shape
-        if rank * rank * (rows + width) > rows * width:
-            return super().change(x)
-        return low_rank.times(x, _pairs(self.a1, self.a2), _pairs(self.b1, self.b2), self.scale)
 
 
 def _pairs(one: jax.Array, two: jax.Array) -> jax.Array:
@@ -101,10 +94,8 @@ class loha:  # noqa: N801 (configs read `loha(rank=8)`)
         Raises:
             ValueError: a target, a pattern or a layer that names nothing.
         """
-        targets = select(params, self.targets, self.layers, names=("kernel",))
-        require_used(self.rank_pattern, targets, "rank_pattern")
-        require_used(self.alpha_pattern, targets, "alpha_pattern")
-        return wrap(params, key, self.targets, self.layers, self.name, self._node)
+        patterns = {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
+        return wrap(params, key, self.targets, self.layers, self.name, self._node, **patterns)
 
     def _node(self, target: Target, draw: Draw) -> LoHa:
         ranks, alphas = at_layers(self.rank_pattern, target, self.rank), at_layers(self.alpha_pattern, target, self.alpha)

@@ -25,7 +25,7 @@ from peftjax.peft.bounds import require_known, require_positive, require_rate
 from peftjax.peft.delta import Delta, wrap
 from peftjax.peft.keys import Draw, kaiming
 from peftjax.peft.ranks import at_layers, at_once, leaf
-from peftjax.peft.select import Target, require_used, select
+from peftjax.peft.select import Target
 
 INITS = ("zero_first", "zero_second")
 
@@ -140,10 +140,8 @@ class lokr:  # noqa: N801 (configs read `lokr(rank=8)`)
         Raises:
             ValueError: a target, a pattern or a layer that names nothing; ranks that differ within a stack.
         """
-        targets = select(params, self.targets, self.layers, names=("kernel",))
-        require_used(self.rank_pattern, targets, "rank_pattern")
-        require_used(self.alpha_pattern, targets, "alpha_pattern")
-        return wrap(params, key, self.targets, self.layers, self.name, self._node)
+        patterns = {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
+        return wrap(params, key, self.targets, self.layers, self.name, self._node, **patterns)
 
     def _node(self, target: Target, draw: Draw) -> LoKr:
         rank = at_once(self.rank_pattern, target, self.rank, "LoKr rank")

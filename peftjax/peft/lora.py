@@ -20,12 +20,14 @@ from peftjax.hints import did_you_mean
 from peftjax.nn.kernels import Kernel, attend, lookup, node
 from peftjax.nn.tree import put
 from peftjax.peft import low_rank
-from peftjax.peft.delta import Delta, weight_under
+from peftjax.peft.bounds import require_positive, require_rate
+from peftjax.peft.delta import LowRank, weight_under
 from peftjax.peft.dora import DoRA, on_weight
 from peftjax.peft.dropout import drop
 from peftjax.peft.inits import SPELLED, Init, parse, stacked
-from peftjax.peft.keys import key_at, per_layer
-from peftjax.peft.select import Target, as_patterns, module_of, require_used, resolve, select, with_head
+from peftjax.peft.keys import Draw, key_at
+from peftjax.peft.ranks import at_layers, leaf, own_rows
+from peftjax.peft.select import Target, as_patterns, require_used, select, with_head
 from peftjax.peft.shifted import ShiftedLoRA
 
 INITS = ("kaiming", "gaussian", "orthogonal")
@@ -33,7 +35,7 @@ INITS = ("kaiming", "gaussian", "orthogonal")
 
 @node(arrays=("base", "a", "b", "bias", "scale", "dropout"), static=("name",))
 @dataclasses.dataclass(frozen=True)
-class LoRA(Delta):
+class LoRA(LowRank):
     """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; bias: [out] or None; scale: []; dropout: rate [] or None; all with a
     leading L outside the scanned body. On an embedding [V, D] `in` is V and `out` is D."""
 
@@ -50,12 +52,11 @@ class LoRA(Delta):
     fast = ("b",)
     ranked = ("a", "b")
 
-    def thin_input(self, training):
-        return None if training and self.dropout is not None else self.a
+    def rows(self):
+        return self.a, self.b
 
     def around(self, x, product, key=None, thin=None):
-        h = drop(x, self.dropout, key, self.name)
-        y = product(x) + low_rank.times(h, self.a, self.b, self.scale, thin)
+        y = super().around(x, product, key, thin)
         return y if self.bias is None else y + jnp.broadcast_to((self.scale * self.bias).astype(y.dtype), y.shape)
 
     def lookup(self, ids, dtype, key=None):
@@ -63,18 +64,6 @@ class LoRA(Delta):
 
     def attend(self, x, key=None):
         return attend(x, self.base, key) + low_rank.back(x, self.a, self.b, self.scale)
-
-    def off(self):
-        return dataclasses.replace(self, scale=jnp.zeros_like(self.scale))
-
-    def change(self, x):
-        return low_rank.times(x, self.a, self.b, self.scale)
-
-    def delta(self):
-        return low_rank.whole(self.a, self.b, self.scale)
-
-    def factors(self):
-        return self.a, self.b * self.scale[..., None, None]
 
     def merged_bias(self):
         below = super().merged_bias()
@@ -143,8 +132,7 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
 
     def __post_init__(self):
         for rank in (self.rank, *self.rank_pattern.values()):
-            if rank < 1:
-                raise ValueError(f"LoRA rank {rank} is not positive")
+            require_positive("LoRA", rank=rank)
             if self.init == "orthogonal" and rank % 2:
                 raise ValueError(f"LoRA init 'orthogonal' shares rows out in pairs; rank {rank} is odd")
         if self.init not in INITS and self._start is None:
@@ -154,8 +142,7 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             raise ValueError(f"LoRA init {self.init!r} is for a LoRA without dora and lora_bias")
         if self.freeze_a and (self.dora or self._shifts):
             raise ValueError("freeze_a needs a B that starts at zero, of a plain LoRA; leave out dora and inits that change the base")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"LoRA dropout {self.dropout} is not in [0, 1)")
+        require_rate("LoRA", self.dropout)
         if self.dora and self.lora_bias:
             raise ValueError("a bias behind B has no part in DoRA, which is a change of the weight alone; leave out dora or lora_bias")
 
@@ -185,15 +172,11 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
         return params
 
     def _node(self, target: Target, key: jax.Array) -> LoRA | DoRA:
-        module, layers = module_of(target.logical), target.layers
-        ranks = [resolve(self.rank_pattern, module, layer, self.rank) for layer in (layers or [None])]
-        alphas = [
-            resolve(self.alpha_pattern, module, layer, self.alpha if self.alpha is not None else rank)
-            for layer, rank in zip(layers or [None], ranks, strict=True)
-        ]
+        ranks, alphas = at_layers(self.rank_pattern, target, self.rank), at_layers(self.alpha_pattern, target, self.alpha)
+        alphas = [rank if alpha is None else alpha for alpha, rank in zip(alphas, ranks, strict=True)]
         scales = [alpha / (rank**0.5 if self.rslora else rank) for alpha, rank in zip(alphas, ranks, strict=True)]
         rows, width = target.value.shape[-2:]
-        path, top = f"{target.logical}/{self.name}", max(ranks)
+        value_of, top = Draw(key, f"{target.logical}/{self.name}", target.layers), max(ranks)
         if self.init == "orthogonal" and len(set(ranks)) > 1:
             raise ValueError(f"LoRA init 'orthogonal' needs one rank in a scanned stack; {target.path} has {sorted(set(ranks))}")
         is_embedding = target.path.endswith("/embedding")
@@ -201,12 +184,7 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             raise ValueError(f"LoRA init {self.init!r} is for linear kernels; {target.path} is an embedding")
 
         def draw(factor: str, init):
-            """Rows beyond a layer's own rank are zero in both factors, and then stay zero: their gradients are products of each other."""
-            value = per_layer(init, key, f"{path}/{factor}", layers)
-            if len(set(ranks)) == 1:
-                return value
-            used = jnp.arange(top)[None, :] < jnp.asarray(ranks)[:, None]
-            return jnp.where(used[..., None], value, 0.0)
+            return own_rows(value_of(factor, init), ranks)
 
         if self.init == "orthogonal":
             halves = _orthogonal(top, rows, width)
@@ -216,20 +194,17 @@ class lora:  # noqa: N801 (configs read `lora(rank=8)`)
             thin = self._random(top, width if is_embedding else rows, is_embedding)
             zero = lambda _: jnp.zeros((top, rows if is_embedding else width))  # noqa: E731
             a, b = (draw("a", zero), draw("b", thin)) if is_embedding else (draw("a", thin), draw("b", zero))
+        scale, dropout = leaf(scales, target), value_of.rate(self.dropout)
         if self._start is not None:
-            return self._started(target, a, b, ranks, scales, key)
-        scale = jnp.asarray(scales if layers else scales[0], jnp.float32)
-        dropout = jnp.full(scale.shape, self.dropout, jnp.float32) if self.dropout else None
+            return self._started(target, a, b, ranks, scale, dropout, key)
         if self.dora:
             return _beneath(target.value, lambda weight: on_weight(weight, a, b, scale, dropout, self.name), target.path)
         bias = jnp.zeros(b.shape[:-2] + b.shape[-1:]) if self.lora_bias and not is_embedding else None
         return (LoRAFA if self.freeze_a else LoRA)(target.value, a, b, scale, dropout, self.name, bias)
 
-    def _started(self, target: Target, a, b, ranks: list[int], scales: list[float], key: jax.Array) -> LoRA | ShiftedLoRA:
+    def _started(self, target: Target, a, b, ranks: list[int], scale, dropout, key: jax.Array) -> LoRA | ShiftedLoRA:
         """The node of an init of `peftjax.peft.inits`; with a and b as they are where it needs statistics first."""
         start, layers = self._start, target.layers
-        scale = jnp.asarray(scales if layers else scales[0], jnp.float32)
-        dropout = jnp.full(scale.shape, self.dropout, jnp.float32) if self.dropout else None
         room = [(0, 0)] * (a.ndim - 2) + [(0, start.rows(max(ranks)) - max(ranks)), (0, 0)]
         a, b = jnp.pad(a, room), jnp.pad(b, room)
         if not start.shifts:

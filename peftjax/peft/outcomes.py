@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from peftjax.nn.kernels import Kernel, attend, dense, dot, lookup
+from peftjax.nn.kernels import Kernel, Wrapping, attend, dense, dot, lookup
 from peftjax.peft.bottleneck import what_is_read
 from peftjax.peft.composition import ROUTES, Average, BatchSplit, Block, Composition, Fuse, Parallel, Split, Stack, names
 from peftjax.peft.delta import weight_under
@@ -42,7 +42,7 @@ def stand(plan: Composition | None, here: Any, base: Any) -> Any:
     return _Beside(plan, here, below, tuple(stand(child, here, below) for child in plan.children))
 
 
-class _Once(Kernel):
+class _Once(Wrapping):
     """A kernel under several others, whose product with one and the same array is computed once. It lives while a layer is traced."""
 
     def __init__(self, base: Any):
@@ -67,20 +67,6 @@ class _Once(Kernel):
 
     def merge(self):
         return dense(self.base)
-
-    def merged_bias(self):
-        return self.base.merged_bias() if isinstance(self.base, Kernel) else None
-
-    def changed_bias(self, bias):
-        return self.base.changed_bias(bias) if isinstance(self.base, Kernel) else bias
-
-    @property
-    def shape(self):
-        return self.base.shape
-
-    @property
-    def dtype(self):
-        return self.base.dtype
 
 
 class _Nothing(_Once):

@@ -38,6 +38,7 @@ from peftjax.nn.shared import hold
 from peftjax.nn.thin import shrink
 from peftjax.nn.tree import get, put, walk
 from peftjax.peft.bottleneck import mean_within
+from peftjax.peft.bounds import require_rate
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import Draw, kaiming
 from peftjax.peft.select import on_layers, parameters
@@ -166,8 +167,7 @@ class prefix:  # noqa: N801 (configs read `prefix(length=30)`)
         for field, allowed in {"init": INITS, "activation": ACTIVATIONS, "gates": (0, 1, 2), "gating": GATINGS}.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"prefix {field} {getattr(self, field)!r} is none of {', '.join(map(str, allowed))}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"prefix dropout {self.dropout} is not in [0, 1)")
+        require_rate("prefix", self.dropout)
 
     @property
     def ahead(self) -> int:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from peftjax.nn.context import PROMPT
 from peftjax.nn.kernels import Entry, Kernel, lookup, node
 from peftjax.nn.tree import get, put
+from peftjax.peft.bounds import require_positive
 from peftjax.peft.keys import Draw, kaiming
 
 INITS = ("random", "vocabulary", "text")
@@ -96,8 +97,7 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
     name: str = "default"
 
     def __post_init__(self):
-        if self.length < 1:
-            raise ValueError(f"prompt_tuning length {self.length} is not positive")
+        require_positive("prompt_tuning", length=self.length)
         if self.init not in INITS:
             raise ValueError(f"prompt_tuning init {self.init!r} is none of {', '.join(INITS)}")
         if (self.init == "text") != bool(self.ids):

@@ -27,6 +27,7 @@ from peftjax.nn.layers import ACTIVATIONS
 from peftjax.nn.sites import Tokens
 from peftjax.nn.thin import expand, shrink
 from peftjax.peft.blocks import orthonormal
+from peftjax.peft.bounds import require_rate
 from peftjax.peft.dropout import drop
 from peftjax.peft.hang import hang
 from peftjax.peft.keys import Draw
@@ -133,8 +134,7 @@ class reft:  # noqa: N801 (configs read `reft(rank=4)`)
             raise ValueError("reft without subtracting the projection is DiReFT, whose projection is free: orthogonal=False")
         if self.init == "identity" and self.subtract_projection and self.activation != "linear":
             raise ValueError(f"reft cannot start on the base with activation {self.activation!r}; init='random' starts off it")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"reft dropout {self.dropout} is not in [0, 1)")
+        require_rate("reft", self.dropout)
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with an entry behind every block.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.lora import lora
-from peftjax.peft.select import NAMES, module_of
+from peftjax.peft.select import module_of, named
 
 
 class Rule(NamedTuple):
@@ -43,7 +43,7 @@ def methods_of(rules: Mapping[str, Rule], layers: int, name: str, apart: bool = 
         groups[lies_on or (), first.kind.__name__, first.biased][module] = by_layer
     methods = []
     for (lies_on, kind, biased), modules in sorted(groups.items()):
-        shared = {"targets": tuple(_named(module) for module in sorted(modules)), "layers": lies_on or None, "name": name}
+        shared = {"targets": tuple(named(module) for module in sorted(modules)), "layers": lies_on or None, "name": name}
         if kind == dense_delta.__name__:
             methods.append(dense_delta(**shared))
             continue
@@ -55,21 +55,17 @@ def methods_of(rules: Mapping[str, Rule], layers: int, name: str, apart: bool = 
         else:
             alpha = collections.Counter(alpha for by_layer in alphas.values() for alpha in by_layer.values()).most_common(1)[0][0]
         tying = {"ensure_weight_tying": False} if apart and "embed" in modules else {}
-        methods.append(lora(rank=rank, alpha=alpha, rank_pattern=_exceptions(ranks, rank), alpha_pattern=_exceptions(alphas, alpha),
+        methods.append(lora(rank=rank, alpha=alpha, rank_pattern=exceptions(ranks, rank), alpha_pattern=exceptions(alphas, alpha),
                             lora_bias=biased, **shared, **tying))
     return tuple(methods)
 
 
-def _named(module: str) -> str:
-    return next((name for name, pattern in NAMES.items() if pattern == module), module)
-
-
-def _exceptions(values: Mapping[str, Mapping[int | None, Any]], default: Any) -> dict[str, Any]:
+def exceptions(values: Mapping[str, Mapping[int | None, Any]], default: Any) -> dict[str, Any]:
     """Exceptions from `default`: by module where all its layers agree, else by layer, which is looked at first."""
     single, whole = {}, {}
     for module, by_layer in sorted(values.items()):
         if len(set(by_layer.values())) == 1:
-            whole[_named(module)] = next(iter(by_layer.values()))
+            whole[named(module)] = next(iter(by_layer.values()))
         else:
             single |= {module.replace("blocks/", f"blocks/{layer}/", 1): value for layer, value in sorted(by_layer.items())}
     return {pattern: value for pattern, value in (single | whole).items() if value != default}

@@ -57,6 +57,11 @@ def module_of(logical: str) -> str:
     return logical.rpartition("/")[0]
 
 
+def named(module: str) -> str:
+    """The field's name of one of our modules where there is one: `blocks/attn/q` -> `q_proj`."""
+    return next((name for name, pattern in NAMES.items() if pattern == module), module)
+
+
 def as_patterns(targets: str | Sequence[str]) -> list[str]:
     """Targets as a list, one string or many."""
     return [targets] if isinstance(targets, str) else list(targets)

@@ -18,14 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import node
-from peftjax.peft import low_rank
-from peftjax.peft.delta import Delta
-from peftjax.peft.dropout import drop
+from peftjax.peft.delta import LowRank
 
 
 @node(arrays=("base", "a", "b", "start_a", "start_b", "scale", "dropout"), static=("name",))
 @dataclasses.dataclass(frozen=True)
-class ShiftedLoRA(Delta):
+class ShiftedLoRA(LowRank):
     """The node. base: kernel [in, out]; a, start_a: [R, in]; b, start_b: [R, out]; scale: []; dropout: rate [] or None; all with a
     leading L outside the scanned body."""
 
@@ -43,26 +41,6 @@ class ShiftedLoRA(Delta):
     fast = ("b",)
     kept = ("start_a", "start_b")
     ranked = ("a", "b", "start_a", "start_b")
-
-    def thin_input(self, training):
-        return None if training and self.dropout is not None else self.rows()[0]
-
-    def around(self, x, product, key=None, thin=None):
-        a, b = self.rows()
-        return product(x) + low_rank.times(drop(x, self.dropout, key, self.name), a, b, self.scale, thin)
-
-    def change(self, x):
-        return low_rank.times(x, *self.rows(), self.scale)
-
-    def delta(self):
-        return low_rank.whole(*self.rows(), self.scale)
-
-    def factors(self):
-        a, b = self.rows()
-        return a, b * self.scale[..., None, None]
-
-    def off(self):
-        return dataclasses.replace(self, scale=jnp.zeros_like(self.scale))
 
     def rows(self) -> tuple[jax.Array, jax.Array]:
         """([A; A₀] [2R, in], [B; -B₀] [2R, out]), of which the change is s times the product."""

@@ -41,9 +41,6 @@ class VeRA(Delta):
 
     trainable = ("lambda_d", "lambda_b")
 
-    def delta(self):
-        return jnp.einsum("...ri,...ro->...io", *self.factors())
-
     def factors(self):
         rows, width = self.shape[-2:]
         thin = jnp.einsum("...r,ri->...ri", self.lambda_d, self.a[:, :rows])

@@ -125,8 +125,8 @@ def of_run(run: str | Path, step: int | None = None) -> Ready:
     methods = tuple(from_data(dict(method)) for method in specification["methods"])
     segments = segments_of(config.model.segments, methods, base.config.layers)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.key(0))
-    if composition(config) is not None:
-        params = compose(params, composition(config))
+    if (plan := composition(config)) is not None:
+        params = compose(params, plan)
     trainable, frozen = partition(params)
     with Checkpoints(checkpoints, specification) as store:
         at, arrays = store.restore(stored_target(checkpoints, step), step)

@@ -90,8 +90,8 @@ def prepare_model(
         params = _initialised(make_model(base.config, config.model, segments), params, methods, batches(), jax.random.fold_in(key, 0))
     if start is not None:
         params = fill(params, start, config.adapter.name, config.adapter.path)
-    if composition(config) is not None:
-        params = compose(params, composition(config))
+    if (plan := composition(config)) is not None:
+        params = compose(params, plan)
     placed = shardings(params, mesh)
     params = jax.device_put(params, placed)
     trainable, frozen = partition(params)

@@ -33,7 +33,6 @@ import numpy as np
 
 from peftjax.interop.exchange.modules import logical
 from peftjax.interop.exchange.peft_table import LINEAR, Number, PeftMethod, Table
-from peftjax.interop.exchange.placing import named
 from peftjax.interop.exchange.tensors import Field, Tensor
 from peftjax.interop.exchange.torch_draws import Draws
 from peftjax.peft.boft import boft
@@ -50,7 +49,7 @@ from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.randlora import randlora
 from peftjax.peft.road import road
-from peftjax.peft.select import as_patterns, matches
+from peftjax.peft.select import as_patterns, matches, named
 from peftjax.peft.shira import shira
 from peftjax.peft.vera import vera
 

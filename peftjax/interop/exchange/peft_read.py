@@ -23,12 +23,13 @@ from peftjax.interop.exchange.peft_checks import check_config, ensures_tying, is
 from peftjax.interop.exchange.peft_context import PROMPTS, read_context
 from peftjax.interop.exchange.peft_methods import METHODS
 from peftjax.interop.exchange.peft_rules import in_other_words, pattern_value, renamed, saved, targeted
-from peftjax.interop.exchange.placing import by_layers, methods_for, named
+from peftjax.interop.exchange.placing import by_layers, methods_for
 from peftjax.interop.exchange.tensors import Tensor, read_array, split_key
 from peftjax.interop.json_file import read_json
 from peftjax.nn.shared import STORE
 from peftjax.peft.classifier import classifier
 from peftjax.peft.parts import bitfit, full
+from peftjax.peft.select import named
 from peftjax.peft.tokens import trainable_tokens
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from peftjax.interop.exchange.modules import layer_of, logical
 from peftjax.peft.lora import lora
-from peftjax.peft.select import NAMES
+from peftjax.peft.rules import exceptions
+from peftjax.peft.select import named
 
 
 class Found(NamedTuple):
@@ -49,13 +50,13 @@ def methods_for(
     methods = []
     for (lies_on, values), modules in sorted(groups.items(), key=lambda group: (group[0][0] is not None, sorted(group[0][0] or ()))):
         own = dict(default) | dict(zip((name for name in default if name not in patterns), values, strict=True))
-        exceptions = {
-            field: _exceptions({module: {i: n[name] for i, n in part.items()} for module, part in modules.items()}, own[name])
+        own_patterns = {
+            field: exceptions({module: {i: n[name] for i, n in part.items()} for module, part in modules.items()}, own[name])
             for name, field in patterns.items()
         }
         targets = tuple(named(module) for module in sorted(modules))
         methods.append(
-            make(**own, targets=targets, layers=None if lies_on is None else tuple(sorted(lies_on)), **exceptions, **settings)
+            make(**own, targets=targets, layers=None if lies_on is None else tuple(sorted(lies_on)), **own_patterns, **settings)
         )
     return tuple(methods)
 
@@ -67,29 +68,9 @@ def lora_methods(found: Mapping[str, Found], layers: int, default: Found, **sett
     return methods_for(lora, numbers, layers, own, {"rank": "rank_pattern", "alpha": "alpha_pattern"}, **settings)
 
 
-def named(module: str) -> str:
-    """The field's name of one of our modules where there is one: `blocks/attn/q` -> `q_proj`."""
-    return next((name for name, pattern in NAMES.items() if pattern == module), module)
-
-
 def by_layers(modules: Iterable[str]) -> dict[str, set[int]]:
     """Logical modules with the layers they occur on."""
     on: dict[str, set[int]] = collections.defaultdict(set)
     for path in modules:
         on[logical(path)].add(layer_of(path))
     return dict(on)
-
-
-def _exceptions(values: Mapping[str, Mapping[int | None, Any]], default: Any) -> dict[str, Any]:
-    """Exceptions from `default`: by module where all its layers agree, else by layer, which is looked at first."""
-    single, whole = {}, {}
-    for module, by_layer in sorted(values.items()):
-        if len(set(by_layer.values())) == 1:
-            value = next(iter(by_layer.values()))
-            if value != default:
-                whole[named(module)] = value
-        else:
-            for layer, value in sorted(by_layer.items()):
-                if value != default:
-                    single[module.replace("blocks/", f"blocks/{layer}/", 1)] = value
-    return single | whole

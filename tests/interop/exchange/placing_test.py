@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from tiny import TIED, TINY, base
 
 from peftjax.interop.exchange.adapter import extract
-from peftjax.interop.exchange.placing import Found, by_layers, lora_methods, named
+from peftjax.interop.exchange.placing import Found, by_layers, lora_methods
 from peftjax.peft import attach, cut_points, lora
+from peftjax.peft.select import named
 
 MODULES = ("attn/q", "attn/v", "mlp/down")
 DEFAULT = Found(2, 3.0)
