@@ -40,8 +40,10 @@ class StopStrings:
         return next(n for n in range(len(ids) - new + 1, len(ids) + 1) if self._within(ids[:n]))
 
     def cut(self, text: str) -> str:
-        """The text before the first stop string in it."""
-        return text[:min((text.find(stop) for stop in self.strings if stop in text), default=len(text))]
+        """The text before the stop string that is complete first, the longest of those that end together: so it does not matter how much
+        comes at a time, and what begins earlier but is not there yet ends nothing."""
+        found = [(start + len(stop), start) for stop in self.strings if (start := text.find(stop)) >= 0]
+        return text[:min(found)[1]] if found else text
 
     def held(self, text: str) -> int:
         """Length of the longest end of the text that a stop string begins with."""
