@@ -110,6 +110,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow  # a backward pass for each family: half a minute
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
 def test_losses_and_gradients_of_lora_are_those_of_the_rows_apart(config):
     rng = np.random.default_rng(0)

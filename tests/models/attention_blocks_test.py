@@ -36,6 +36,7 @@ def plain(q, k, v, sight, **how):
     return attend_causally(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), sight.mask(0, 8, 8), **how)
 
 
+@pytest.mark.slow  # a backward pass for each way to see: half a minute
 @pytest.mark.parametrize("softcap", [None, 0.7])
 @pytest.mark.parametrize("block", [1, 3, 8])
 @pytest.mark.parametrize("name", SIGHTS)

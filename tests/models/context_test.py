@@ -115,6 +115,7 @@ def gradient(params, model):
     return jax.grad(loss)(trainable)
 
 
+@pytest.mark.slow  # five backward passes: fifteen seconds
 def test_gradients_are_those_of_every_layout_and_of_differences():
     want = flatten(gradient(adapted("gemma"), Decoder(CONFIGS["gemma"])))
     for options in ({"unroll": True}, {"remat": "dots"}, {"remat": "block"}):

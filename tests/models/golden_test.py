@@ -79,6 +79,7 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is(name):
     assert distance(found, golden["bf16_logits"]) < 2 * theirs
 
 
+@pytest.mark.slow  # a backward pass for each family: fifteen seconds
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_equal_transformers(name, tmp_path):
     """Of the mean next-token cross-entropy, tensor by tensor in their layout."""
@@ -112,6 +113,7 @@ def test_scanned_unrolled_and_cut_stacks_agree(name):
     np.testing.assert_allclose(found, golden["logits"], atol=TOLERANCE)
 
 
+@pytest.mark.slow  # a program more for each family: ten seconds
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_cache_gives_what_a_full_pass_gives(name):
     """A cut stack, left-padded rows: 17 tokens at once, the others one by one. Beyond 16 Phi-3's longrope turns all by its long factors."""

@@ -53,6 +53,7 @@ def adapted(params, size=0.1, targets="all-linear"):
     return moved(attach(params, [lora(rank=2, targets=targets)], KEY), size)
 
 
+@pytest.mark.slow  # a program for each scheme: twenty-five seconds
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: " ".join(map(str, dataclasses.astuple(s))))
 def test_an_adapter_of_zeros_merges_into_the_base_bit_for_bit_at_no_cost(scheme):
     params = attach(held(scheme), [lora(rank=2, targets=["q_proj", "embed_tokens"])], KEY)

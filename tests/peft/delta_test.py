@@ -185,6 +185,7 @@ def slopes(params: dict, layers: tuple[int, ...] = (1,)) -> tuple[dict, dict]:
     return tuple(jax.grad(loss)(trainable, read) for read in (lambda node, x: node.change(x), lambda node, x: x @ node.delta()))
 
 
+@pytest.mark.slow  # differentiates every variant twice: ten seconds
 @every_method
 def test_change_and_delta_have_the_same_gradients_and_they_reach_every_value(name):
     by_change, by_delta = map(flatten, slopes(trained(name)))

@@ -75,6 +75,7 @@ def test_the_start_is_the_base_and_what_is_detached_leaves_no_trace(name):
     equal_trees(detach(tree), cut(params(), TINY, segments))
 
 
+@pytest.mark.slow  # a step for each method: half a minute
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_moves_all_that_is_trained_and_nothing_else(name):
     tree, segments = attached(name)

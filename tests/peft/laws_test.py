@@ -234,6 +234,7 @@ def test_attaching_is_a_function_of_its_arguments_and_not_of_the_order(name):
     equal_trees(attach(base(TIED), METHODS[name][::-1], KEY), attached(name))
 
 
+@pytest.mark.slow  # a program for each method and cut: half a minute
 @every_method
 def test_how_the_stack_is_cut_changes_nothing(name):
     segments = (1, 1)
@@ -253,6 +254,7 @@ def moved_as(parts: dict, name: str) -> dict:
     )
 
 
+@pytest.mark.slow  # a program more for each method: twenty seconds
 @every_program
 def test_scanning_and_unrolling_change_nothing(name):
     np.testing.assert_allclose(
@@ -273,6 +275,7 @@ def test_layers_that_are_off_compute_as_the_base(name):
     np.testing.assert_allclose(logits(off, TIED), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # compiles three backward passes: ten seconds
 def test_recomputing_changes_no_gradient():
     trainable, frozen = partition(trained("mixed"))
 
@@ -292,6 +295,7 @@ def test_plain_is_jit(name):
     np.testing.assert_allclose(plain, logits(trained(name), TIED), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # traces each method twice: twenty seconds
 @every_method
 def test_abstract_trees_get_the_same_shapes(name):
     abstract = jax.eval_shape(lambda params: attach(params, METHODS[name], KEY), abstract_params(TIED))
@@ -367,6 +371,7 @@ def members(name: str):
 POPULATION = jax.vmap(jax.value_and_grad(member_loss), in_axes=(0, None, None))
 
 
+@pytest.mark.slow  # compiles a vmapped step: twenty seconds
 @pytest.mark.parametrize("name", ["lora patterns", "dora", "full", "mixed"])
 def test_a_member_of_a_population_is_its_solo_run(name):
     solos, stacked, frozen = members(name)

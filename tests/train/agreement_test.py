@@ -25,6 +25,7 @@ def llama():
     return Base("llama", opened.config, load_params(opened.config, opened.family, "hf", opened.sources, "llama"), None, "")
 
 
+@pytest.mark.slow  # twenty steps of each method: fifteen seconds
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_equal_those_of_the_peer(method):
     runs = compare(GOLDEN / "training" / method, llama())

@@ -49,6 +49,7 @@ def test_bottlenecks_are_counted_by_their_matrices():
     assert step_flops(TINY, trainable, 1, 2) - step_flops(TINY, nothing, 1, 2) == 3 * 2 * 2 * (2 * 2 * 5 * 16)
 
 
+@pytest.mark.slow  # compiles a step for each case: ten seconds
 @pytest.mark.parametrize("name", METHODS)
 def test_a_case_begins_and_goes_on(name):
     begun, step = begin(Base("tiny", TINY, base(TINY), None, ""), METHODS[name], 2, 8)

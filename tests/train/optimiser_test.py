@@ -8,6 +8,7 @@ from peftjax.train.config import default_config
 from peftjax.train.optimiser import CORES, schedule
 
 
+@pytest.mark.slow  # a step for each optimiser: twenty-five seconds
 @pytest.mark.parametrize("name", CORES)
 def test_every_optimiser_lowers_the_loss(name):
     rate = {"sgd": 0.5, "lion": 1e-3}.get(name, 1e-2)

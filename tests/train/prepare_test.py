@@ -59,6 +59,7 @@ def test_bfloat16_computes_and_float32_learns():
     assert float(metrics["grad_norm"]) == pytest.approx(float(exact["grad_norm"]), rel=0.05)
 
 
+@pytest.mark.slow  # a step for each optimiser: fifteen seconds
 @pytest.mark.parametrize("name", CORES)
 def test_every_optimiser_is_placed_and_steps(name):
     config = default_config()

@@ -68,6 +68,7 @@ def test_a_record_is_clean_and_says_where_it_is_from(name):
         assert record.prompt == record.prompt.lstrip() and record.response == record.response.strip()
 
 
+@pytest.mark.slow  # starts a process for each set
 @pytest.mark.parametrize("name", BUILDERS)
 def test_built_anew_in_another_process_the_records_are_the_same(name, fresh_sets):
     code = f"import data.sets.every_set_test as t; from peftjax.data.records import content_hash as h; print(h(t.BUILDERS[{name!r}]()))"

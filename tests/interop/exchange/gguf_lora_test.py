@@ -80,6 +80,7 @@ def with_deltas(name, tmp_path, found):
     return base.load_params(opened.config, opened.family, "gguf", sources, name)
 
 
+@pytest.mark.slow  # a program for each base and method: twenty seconds
 @pytest.mark.parametrize("name, method", [*((name, ALL) for name in FAMILIES), ("llama", PATTERNS), ("phi3", PATTERNS), ("gpt2", SILENT)])
 def test_the_base_with_the_files_deltas_computes_what_the_adapter_does(name, method, tmp_path):
     """Patterns where they meet one tensor a module, and where they meet fused ones, of which a part may have a scale of zero."""

@@ -154,6 +154,7 @@ TRAINED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow  # a program for each method: half a minute
 @pytest.mark.parametrize("case", TRAINED)
 def test_what_was_trained_here_is_read_again(case, tmp_path):
     name, methods = TRAINED[case]

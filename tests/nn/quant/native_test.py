@@ -55,6 +55,7 @@ def assert_product(y, x, node):
     np.testing.assert_allclose(y, expected, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow  # compiles loops for every kind: fifteen seconds
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(("k", "n", "rows"), [(192, 64, 1), (192, 144, 3), (1152, 333, 8)])  # past a panel; no whole tiles
 def test_every_kind_is_exact(name, k, n, rows):

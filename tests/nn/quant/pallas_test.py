@@ -33,6 +33,7 @@ def inputs(rows, k, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(1).standard_normal((rows, k)), dtype)
 
 
+@pytest.mark.slow  # interprets what a device would run: ten seconds
 @pytest.mark.parametrize("platform", LOWERED)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(("k", "n", "rows"), [(64, 32, 1), (192, 320, 20)])
