@@ -23,7 +23,7 @@ from peftjax.train.bench_machine import gemm_rate
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 _SHAPE = re.compile(r"\w+\[([\d,]*)\]")
-_WHERE = re.compile(r"(?:blocks[\w]*|Decoder\.\w+|Encoder\.\w+|head|embed|final_norm)(?:/[a-z_]\w*)*")
+_WHERE = re.compile(r"(?:Decoder|Encoder)\.\w+|(?:blocks\w*|head|embed|final_norm)(?:/[a-z_]\w*)*")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,12 @@ def test_events_meet_their_instructions():
     ]
 
 
+def test_a_module_is_found_behind_the_scan_and_the_method_that_holds_it():
+    name = "jit(step)/jvp(Decoder._trunk)/Decoder._trunk/while/body/closed_call/checkpoint/blocks/attn/q/dot_general"
+    line = f'%out = f32[6] add(%a, %b), metadata={{op_name="{name}"}}'
+    assert match({"out": (1, 0.5)}, "ENTRY %main (x: f32[6]) -> f32[6] {\n  " + line + "\n}")[0].where == "blocks/attn/q"
+
+
 def test_products_of_a_real_program_are_counted():
     x, w = jnp.ones((6, 4)), jnp.ones((4, 5))
     text = jax.jit(lambda x, w: jnp.tanh(x @ w)).lower(x, w).compile().as_text()
