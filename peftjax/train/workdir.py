@@ -2,7 +2,7 @@
 
     config.json        what was asked; another config is refused
     checkpoints/       state
-    evaluations/       one JSON file an evaluation, with its predictions
+    evaluations/       one JSON file an evaluation, with its predictions: <step>.json, of several splits <step>-<split>.json
     metrics.jsonl      scalars by step
     result.json, report.md, *.png      at the end
 """
@@ -66,13 +66,14 @@ class WorkDir:
         if self._lock is not None:
             self._lock.close()
 
-    def write_evaluation(self, evaluation: dict) -> None:
-        """Stores one evaluation whole."""
-        with replacing(self.path / "evaluations" / f"{evaluation['step']:08d}.json") as partial:
+    def write_evaluation(self, evaluation: dict, others: bool = False) -> None:
+        """Stores one evaluation whole, as `<step>.json`, or as `<step>-<split>.json` where its step has `others`."""
+        name = f"{evaluation['step']:08d}" + (f"-{evaluation['split']}" if others else "")
+        with replacing(self.path / "evaluations" / f"{name}.json") as partial:
             partial.write_text(json.dumps(evaluation))
 
     def evaluations(self, until: int | None = None) -> list[dict]:
         """Stored evaluations in the order of their steps, up to step `until`."""
         files = sorted((self.path / "evaluations").glob("[0-9]*.json"))
-        return [json.loads(file.read_text()) for file in files if until is None or int(file.stem) <= until]
+        return [json.loads(file.read_text()) for file in files if until is None or int(file.stem.split("-")[0]) <= until]
 

@@ -104,6 +104,25 @@ def test_forgetting_without_an_evaluation_before_is_against_the_base(finished, t
     assert result["evaluations"][-1]["forgetting"] == expected != 0.0
 
 
+def test_a_trial_of_tuning_never_looks_at_the_test_set(finished, tiny, tmp_path):
+    config = tiny_config(tiny)
+    config.train.steps, config.eval.at_end = 2, ("validation",)
+    evaluations = json.loads((run(config, tmp_path / "trial") / "result.json").read_text())["evaluations"]
+    assert [(e["step"], e["split"], e["losses_of"]) for e in evaluations] == [(n, "validation", "validation") for n in (0, 2)]
+    config.eval.at_end, config.eval.every = ("validation", "test"), 0
+    both = run(config, tmp_path / "both")
+    assert [path.name for path in sorted((both / "evaluations").iterdir())] == [
+        f"{n:08d}-{split}.json" for n in (0, 2) for split in ("test", "validation")
+    ]
+    result = json.loads((both / "result.json").read_text())
+    assert result["evaluations"][2]["validation_loss"] == pytest.approx(evaluations[1]["validation_loss"])
+    assert {row["id"] for row in result["predictions"]} == {
+        row["id"] for row in json.loads((finished / "result.json").read_text())["predictions"]
+    }
+    report = (both / "report.md").read_text()
+    assert "## Metrics on validation" in report and "## Metrics on test" in report
+
+
 @pytest.mark.slow  # a whole run
 def test_pmap_runs_from_config_to_report(finished, tiny, tmp_path):
     config = tiny_config(tiny)
