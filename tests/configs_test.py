@@ -11,9 +11,12 @@ from peftjax.models.decoder import abstract_params
 from peftjax.peft import attach, partition
 from peftjax.peft.partition import size
 from peftjax.peft.spec import from_data
-from peftjax.train.config import check
+from peftjax.train.config import check, config_hash
+from peftjax.train.points import points_of, with_point
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
 
 
 def load(path: Path):
@@ -23,7 +26,7 @@ def load(path: Path):
     return module
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS + SWEEPS, ids=lambda path: path.stem)
 def test_config_is_complete_and_documented(path):
     module = load(path)
     config = module.get_config()
@@ -32,9 +35,17 @@ def test_config_is_complete_and_documented(path):
     if path.stem == "train_on":
         config.adapter.path = "my-lora"
     check(config)
-    assert f"--config configs/{path.name}" in module.__doc__
+    assert f"--config {path.relative_to(ROOT)}" in module.__doc__
     with pytest.raises(ValueError, match="no variant 'runlocl'"):
         module.get_config("runlocl")
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_point_of_a_sweep_fits_its_config(path):
+    points, config = points_of(path), load(path).get_config()
+    for point in points:
+        check(with_point(config, point))
+    assert len({config_hash(with_point(config, point)) for point in points}) == len(points) > 1
 
 
 def test_variants_are_short():
