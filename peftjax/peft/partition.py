@@ -55,21 +55,25 @@ def _mark(value: Any, names: set[str]) -> Any:
     return False
 
 
-def kept(params: dict) -> dict:
-    """The tree with None at all leaves but those that are frozen and yet a run's own, and not to be had again from its methods and base:
-    the fields that a node names in `kept`, where a LoRA started. They lie in the run's checkpoints beside the trainables."""
-    return jax.tree.map(lambda leaf, mark: leaf if mark else None, params, _kept(params))
+def kept(frozen: dict) -> dict:
+    """The frozen half with None at all leaves but those that are a run's own, and not to be had again from its methods and base: fields
+    that a node names in `kept`, where a LoRA started, and all that an adapter holds that is not trained. They lie in the run's checkpoints
+    beside the trainables."""
+    return jax.tree.map(lambda leaf, mark: leaf if mark else None, frozen, _kept(frozen))
 
 
 def _kept(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _kept(child) for name, child in value.items()}
     if isinstance(value, Kernel | Entry):
-        fields = getattr(value, "kept", ())
-        marks = {field: getattr(value, field) for field in value.array_fields}
-        absent = {field for field, child in marks.items() if child is None or is_shared(child)}
-        marks |= {field: True if field in fields else _kept(child) for field, child in marks.items() if field not in absent}
-        return dataclasses.replace(value, **marks)
+        own = {field: getattr(value, field) for field in value.array_fields}
+        absent = {field for field, child in own.items() if child is None or is_shared(child)}
+        fields = set(getattr(value, "kept", ()))
+        if hasattr(value, "name") and set(value.trainable) & (set(own) - absent):  # a half without what is trained holds it all the same
+            fields = set(own) - {"base"}
+        marks = {field: jax.tree.map(lambda _: True, child) if field in fields else _kept(child)
+                 for field, child in own.items() if field not in absent}
+        return dataclasses.replace(value, **{field: own[field] for field in absent}, **marks)
     return False
 
 

@@ -127,7 +127,7 @@ def of_run(run: str | Path, step: int | None = None) -> Ready:
     params = attach(cut(base.params, base.config, segments), methods, jax.random.key(0))
     if (plan := composition(config)) is not None:
         params = compose(params, plan)
-    trainable, frozen = partition(params)
+    trainable, frozen = partition(params, set(adapters(params)) - set(specification.get("held", ())))
     with Checkpoints(checkpoints, specification) as store:
         at, arrays = store.restore(stored_target(checkpoints, step), step)
     values = {path.removeprefix("trainable/"): array for path, array in arrays.items() if path.startswith("trainable/")}
@@ -153,5 +153,6 @@ def config_of(run: Path) -> ConfigDict:
     if not stored.exists():
         raise ValueError(f"{run} is no work directory of a run: it has no config.json")
     config = ConfigDict(json.loads(stored.read_text()))
-    config.peft = [ConfigDict(method) for method in config.peft]
+    for field in ("peft", "adapters"):
+        config[field] = [ConfigDict(one) for one in config.get(field, ())]
     return config

@@ -44,6 +44,12 @@ def methods(*specifications: Any) -> list[ConfigDict]:
     ]
 
 
+def loaded(path: str, name: str, train: bool = True, other_base: bool = False) -> ConfigDict:
+    """An adapter for `config.adapters`: a directory of ours, HF PEFT's or AdapterHub's, its name in the run, whether it is trained on or
+    held as it is, and whether it may be of another base or tokenizer."""
+    return ConfigDict({"path": path, "name": name, "train": train, "other_base": other_base})
+
+
 def with_variant(config: ConfigDict, variant: str) -> ConfigDict:
     """The config itself, or with "runlocal" four steps of it with small evaluations, to see that everything works.
 
@@ -74,8 +80,8 @@ def default_config() -> ConfigDict:
         # How these act together, as data or as JSON: {"stack": ["tone", {"average": ["en", "de"]}, "task"]}, see
         # `peftjax.peft.composition`. By default as they are attached.
         "compose": placeholder(object),
-        # An adapter to train on from (a directory of ours, HF PEFT's or AdapterHub's), its name here, may it be of another base.
-        "adapter": {"path": "", "name": "default", "other_base": False},
+        # An adapter to begin with (path "" is none), and several of them: see `loaded`.
+        "adapter": loaded("", "default"), "adapters": [],
         "data": {
             "name": "",  # a built-in set, or a path to a JSONL file
             "options": {},  # of the builder
@@ -126,7 +132,9 @@ def check(config: ConfigDict) -> None:
                          f"write text or pairs: {','.join(f'{target}={form}' for target, form in config.base.quantise.items())!r}")
     as_rules(config.base.quantise)
     config.peft = [one for method in config.peft for one in ([method] if isinstance(method, ConfigDict) else methods(method))]
-    unknown = _unknown(config.to_dict(), default_config().to_dict(), "")
+    known = default_config().to_dict()
+    unknown = _unknown(config.to_dict(), known, "")
+    unknown += [line for i, one in enumerate(config.adapters) for line in _unknown(dict(one), known["adapter"], f"adapters[{i}].")]
     if unknown:
         raise ValueError("; ".join(unknown))
     choices = {
@@ -151,7 +159,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f'config.data.share_prefixes is "on", which needs config.data.layout "packed"; it is {config.data.layout!r}')
     if not config.data.name:
         raise ValueError("config.data.name is empty; name a built-in set or the path of a JSONL file")
-    if not config.peft and not config.adapter.path:
+    _check_loads(config)
+    if not config.peft and not any(one.train for one in loads(config)):
         raise ValueError(
             "config.peft is empty: nothing would be trained; set it to methods(lora(...)) or the like, or name an adapter to train on "
             "from in config.adapter.path"
@@ -167,6 +176,21 @@ def check(config: ConfigDict) -> None:
     for metric in config.eval.metrics:
         if metric not in METRICS:
             raise ValueError(f"config.eval.metrics has {metric!r}{did_you_mean(metric, METRICS)}; metrics are {', '.join(METRICS)}")
+
+
+def loads(config: ConfigDict) -> list[ConfigDict]:
+    """The adapters that a run begins with, each as `loaded` has it."""
+    return [*([config.adapter] if config.adapter.path else []), *config.adapters]
+
+
+def _check_loads(config: ConfigDict) -> None:
+    for number, one in enumerate(config.adapters):
+        if not one.path:
+            raise ValueError(f"config.adapters[{number}].path is empty; name the directory of the adapter {one.name!r}")
+    names = [one.name for one in loads(config)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two adapters that are loaded are called {twice[0]!r}; give one of them another name in config.adapters")
 
 
 def composition(config: ConfigDict) -> Composition | None:
@@ -187,7 +211,7 @@ def _check_composition(config: ConfigDict) -> None:
     asked = composition(config)
     if asked is None:
         return
-    known = sorted({method.name for method in config.peft} | ({config.adapter.name} if config.adapter.path else set()))
+    known = sorted({method.name for method in config.peft} | {one.name for one in loads(config)})
     for name in names(asked):
         if name not in known:
             raise ValueError(f"config.compose names {name!r}{did_you_mean(name, known)}; adapters are {', '.join(known)}")
@@ -211,7 +235,8 @@ def _unknown(config: dict, known: dict, prefix: str) -> list[str]:
 def plain(config: ConfigDict) -> dict[str, Any]:
     """The config as JSON-able plain data."""
     data = config.to_dict()
-    data["peft"] = [method.to_dict() if isinstance(method, ConfigDict) else method for method in data["peft"]]
+    for field in ("peft", "adapters"):
+        data[field] = [one.to_dict() if isinstance(one, ConfigDict) else one for one in data.get(field, ())]
     return json.loads(json.dumps(data))
 
 

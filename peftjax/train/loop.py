@@ -73,20 +73,21 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
     base = load_base(config.base.uri, dtype=precision(config.base.dtype).name, quantise=config.base.quantise)
     base_size = size(base.params)
     say(f"base {base.uri}: {base_size[0]:,} parameters, loaded at {time.time() - started:.1f} s")
-    config, start = with_start(config, base)
-    for note in start.notes if start is not None else ():
-        say(f"note: {config.adapter.path}: {note}")
+    config, starts = with_start(config, base)
+    for start in starts:
+        for note in start.adapter.notes:
+            say(f"note: {start.path}: {note}")
     inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()), task_for(config, base.config))
     task = inputs.task
     say(f"data {config.data.name}: {inputs.report['splits']}, {inputs.train.steps_per_epoch} steps an epoch")
 
     # ---- the state: 1. the newest complete checkpoint of this run, 2. from scratch ------------------------------------
     with Checkpoints(
-        folder.path / "checkpoints", specification(config, base, inputs) | start_of(start), keep_newest=config.checkpoint.keep_newest,
+        folder.path / "checkpoints", specification(config, base, inputs) | start_of(starts), keep_newest=config.checkpoint.keep_newest,
         keep_every=config.checkpoint.keep_every or None, best="min" if config.checkpoint.best else None,
     ) as checkpoints:
         first = None if checkpoints.latest_step() is not None else lambda: [inputs.train.at(n) for n in range(config.train.init_batches)]
-        prepared = prepare_model(config, base, mesh, task, start, first)
+        prepared = prepare_model(config, base, mesh, task, starts, first)
         base = dataclasses.replace(base, params=None)  # the frozen tree holds them now
         say(prepared.table)
         state, prepared, resumed = restored(checkpoints, prepared)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from peftjax.interop.base import Base
-from peftjax.interop.exchange.adapter import Adapter, fill
+from peftjax.interop.exchange.adapter import fill
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
-from peftjax.peft.attach import attach, cut_points
+from peftjax.peft.attach import adapters, attach, cut_points
 from peftjax.peft.checks import require_read
 from peftjax.peft.compose import compose
 from peftjax.peft.initialise import initialise, wanted
@@ -26,6 +26,7 @@ from peftjax.train.config import composition
 from peftjax.train.loss import token_losses
 from peftjax.train.optimiser import make_optimiser
 from peftjax.train.sharding import replicated, shardings, state_shardings
+from peftjax.train.start import Start, held
 from peftjax.train.startup import make_model
 from peftjax.train.step import TrainState, new_state
 from peftjax.train.task import NEXT_TOKEN, Task
@@ -69,13 +70,13 @@ def segments_of(option: str, methods: list, layers: int) -> tuple[int, ...]:
 
 
 def prepare_model(
-    config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, start: Adapter | None = None,
+    config: Any, base: Base, mesh: Mesh, task: Task = NEXT_TOKEN, starts: Sequence[Start] = (),
     batches: Callable[[], Sequence[Any]] | None = None,
 ) -> Prepared:
     """Attaches `config.peft`, as the task has it, to a loaded base, composed as `config.compose` says, and places everything on the mesh.
 
     Args:
-        start: an adapter whose methods are in `config.peft`, under the name `config.adapter.name`; training begins with its values.
+        starts: adapters whose methods are in `config.peft`, under their names; training begins with their values.
         batches: gives batches of training, for methods whose init needs statistics; None leaves ordinary values, for a checkpoint's to
             take their place.
 
@@ -86,15 +87,16 @@ def prepare_model(
     segments = segments_of(config.model.segments, methods, base.config.layers)
     key = jax.random.key(config.train.seed)
     params = attach(cut(base.params, base.config, segments), methods, jax.random.fold_in(key, 0))
-    if batches is not None and wanted(methods):
-        params = _initialised(make_model(base.config, config.model, segments), params, methods, batches(), jax.random.fold_in(key, 0))
-    if start is not None:
-        params = fill(params, start, config.adapter.name, config.adapter.path)
+    for start in starts:
+        params = fill(params, start.adapter, start.name, start.path)
+    new = [method for method in methods if method.name not in {start.name for start in starts}]
+    if batches is not None and wanted(new):
+        params = _initialised(make_model(base.config, config.model, segments), params, new, batches(), jax.random.fold_in(key, 0))
     if (plan := composition(config)) is not None:
         params = compose(params, plan)
     placed = shardings(params, mesh)
     params = jax.device_put(params, placed)
-    trainable, frozen = partition(params)
+    trainable, frozen = partition(params, set(adapters(params)) - set(held(starts)))
     optimiser = make_optimiser(config.optimizer, config.train.steps, trainable, roles(params), params)
     abstract = jax.eval_shape(lambda t, k: new_state(t, optimiser, k), trainable, key)
     trained_at = jax.tree.map(lambda leaf, s: None if leaf is None else s, trainable, placed, is_leaf=lambda x: x is None)

@@ -11,7 +11,7 @@ from peftjax.nn.tree import flatten, get, put
 from peftjax.peft.attach import attach
 from peftjax.peft.bottleneck import pfeiffer, scaled_parallel
 from peftjax.peft.lora import lora
-from peftjax.peft.partition import combine, partition, size
+from peftjax.peft.partition import combine, kept, partition, size
 from peftjax.peft.parts import Trained, norm_only
 
 KEY = jax.random.key(0)
@@ -47,6 +47,12 @@ def test_only_the_named_adapters_train(names):
     trainable, _ = partition(tree(), names)
     assert flatten(trainable) and all(any(f"/{name}/" in path for name in names) for path in flatten(trainable))
     assert set(flatten(trainable)) == {p for p in flatten(partition(tree())[0]) if any(f"/{n}/" in p for n in names)}
+
+
+def test_what_is_kept_is_all_of_the_adapters_that_do_not_train():
+    found = set(flatten(kept(partition(tree(), ["task", "net", "norms"])[1])))
+    assert found == {path for path in flatten(tree()) if "/tone/" in path or "/learned/" in path}
+    assert not flatten(kept(partition(tree())[1]))
 
 
 def test_abstract_trees_come_apart_too():

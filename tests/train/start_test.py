@@ -7,18 +7,21 @@ import jax
 import numpy as np
 import pytest
 from golden_bases import GOLDEN
-from tiny import equal_trees
+from tiny import equal_trees, moved
 from tiny_run import tiny_config
 
 from peftjax.interop.base import load_base
 from peftjax.interop.exchange.adapter import digest, extract
 from peftjax.interop.exchange.native import write_native
 from peftjax.interop.exchange.peft_write import write_peft
-from peftjax.peft import adapters, detach, lora, pfeiffer
-from peftjax.peft.partition import combine
+from peftjax.nn.tree import flatten
+from peftjax.peft import adapters, attach, detach, lora, pfeiffer
+from peftjax.peft.fusion import fusion
+from peftjax.peft.partition import combine, partition
 from peftjax.peft.spec import from_data
+from peftjax.train.adapters import of_run
 from peftjax.train.checkpoint import Checkpoints, stored_specification
-from peftjax.train.config import methods
+from peftjax.train.config import check, loaded, methods
 from peftjax.train.inputs import prepare
 from peftjax.train.logs import read_metrics
 from peftjax.train.loop import Loop, restored, run
@@ -39,10 +42,10 @@ def config_of(folder, adapter=None, *more):
 
 
 def prepared_for(config):
-    """(base, what the loop is given, the adapter it starts from)."""
+    """(base, what the loop is given, the adapters it starts from)."""
     base = load_base(config.base.uri)
-    config, start = with_start(config, base)
-    return base, prepare_model(config, base, make_mesh(-1, 1), start=start), start
+    config, starts = with_start(config, base)
+    return base, prepare_model(config, base, make_mesh(-1, 1), starts=starts), starts
 
 
 def state_of(config, workdir):
@@ -82,7 +85,7 @@ def second(tiny, first):
 
 def test_a_config_without_an_adapter_stays_as_it_is(tiny, first):
     config = config_of(tiny)
-    assert with_start(config, first[0]) == (config, None) and start_of(None) == {}
+    assert with_start(config, first[0]) == (config, ()) and start_of(()) == {}
 
 
 @pytest.mark.parametrize("form", ["HF PEFT", "peftjax"])
@@ -90,12 +93,12 @@ def test_a_config_without_an_adapter_stays_as_it_is(tiny, first):
 def test_it_begins_with_the_adapters_values_whatever_the_form_and_the_name(form, name, tiny, first):
     config = config_of(tiny, first[3][form])
     config.adapter.name = name
-    base, prepared, start = prepared_for(config)
+    base, prepared, (start,) = prepared_for(config)
     params = combine(prepared.state.trainable, prepared.frozen)
-    assert adapters(params) == [name] and digest(start) == digest(first[2])
-    assert digest(extract(params, start.methods, name)) == digest(first[2])
+    assert adapters(params) == [name] and digest(start.adapter) == digest(first[2])
+    assert digest(extract(params, start.adapter.methods, name)) == digest(first[2])
     equal_trees(detach(params), base.params)
-    assert start_of(start) == {"start": digest(first[2])}
+    assert start_of([start]) == {"start": {name: digest(first[2])}}
 
 
 def test_the_first_loss_is_that_of_the_adapter_it_starts_from(tiny, first, second):
@@ -183,4 +186,56 @@ def test_one_made_for_another_base_needs_to_be_asked_for(tiny, first, tmp_path):
     with pytest.raises(ValueError, match="was made for another base.*other_base"):
         with_start(config, base)
     config.adapter.other_base = True
-    assert with_start(config, base)[1].base == "b" * 64
+    assert with_start(config, base)[1][0].adapter.base == "b" * 64
+
+
+def moved_adapter(base, methods, seed):
+    """An adapter for this base in which every trained value is moved off its start."""
+    params = moved(attach(base.params, methods, jax.random.key(seed)), 0.3)
+    return extract(params, methods)
+
+
+@pytest.fixture(scope="module")
+def beside(tiny, first):
+    """(config, work directory) of a run that trains a fusion over two held adapters, and a third adapter on."""
+    base = first[0]
+    config = config_of(tiny, first[3]["HF PEFT"])
+    for seed, name in enumerate(("en", "de")):
+        own = (pfeiffer(size=3, dropout=0.2), lora(rank=2, targets=("v_proj",), dropout=0.2))
+        write_native(tiny / name, moved_adapter(base, own, seed), base)
+    config.adapter.name = "tone"
+    config.adapters = [loaded(str(tiny / name), name, train=False) for name in ("en", "de")]
+    config.peft = methods(fusion(of=("en", "de")))
+    config.compose = {"stack": ["tone", {"fuse": ["en", "de"]}]}
+    return config, run(config, tiny / "beside")
+
+
+def test_a_fusion_is_trained_over_adapters_that_are_held(tiny, beside):
+    config, folder = beside
+    _, prepared, starts = prepared_for(config)
+    state = state_of(config, folder)[2].trainable
+    assert {path.split("/")[-2] for path in flatten(prepared.state.trainable)} == {"tone", "fusion"} and not prepared.dropout
+    assert losses(folder)[-1] < losses(folder)[0]
+    for name in ("en", "de"):  # a run needs them no more
+        shutil.rmtree(tiny / name)
+    found = of_run(folder)
+    for start in starts:
+        there = digest(extract(found.params, start.adapter.methods, start.name))
+        assert (there == digest(start.adapter)) == (start.name != "tone"), start.name
+    equal_trees(partition(found.params, ["tone", "fusion"])[0], partition(combine(state, prepared.frozen), ["tone", "fusion"])[0])
+
+
+def test_what_is_loaded_has_a_path_and_a_name_of_its_own(tiny, first):
+    config = config_of(tiny, first[3]["peftjax"])
+    config.adapters = [loaded("there", "default")]
+    with pytest.raises(ValueError, match="two adapters that are loaded are called 'default'"):
+        check(config)
+    config.adapters = [loaded("", "en")]
+    with pytest.raises(ValueError, match=r"config.adapters\[0\].path is empty; name the directory of the adapter 'en'"):
+        check(config)
+    config.adapters[0].trains = False
+    with pytest.raises(ValueError, match=r"config.adapters\[0\].trains is not a field \(did you mean 'train'"):
+        check(config)
+    config.adapters, config.adapter.train = [], False
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        check(config)
