@@ -16,6 +16,7 @@ CORE = [
     "ml_collections>=1.1,<2",  # configs as Python files with overrides
     "llvmlite>=0.46,<0.51",  # fused products with quantised kernels on a CPU, compiled for it when first needed
     "numpy>=2.0,<3",  # host arrays
+    "scipy>=1.16,<2",  # statistical tests and distributions; jax needs it too
     "tokenizers>=0.22,<0.24",  # tokenizer.json and byte-level BPE
     "safetensors>=0.6,<1",  # Hugging Face weights
     "gguf>=0.17,<0.20",  # llama.cpp weights and their block formats
