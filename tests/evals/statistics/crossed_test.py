@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from simulated_differences import differences, rate, within
+from simulated_differences import differences, rate
 
 from peftjax.evals.statistics.crossed import effect
 
