@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from peftjax.train.bench_worker import serve
+
 GEMM_SIZE = 2048
 ARRAY_BYTES = 1 << 29  # several times the last cache of any machine, about what SmolLM2-135M holds in float32
 
@@ -64,3 +66,7 @@ def copy_rate(array_bytes: int = ARRAY_BYTES, repeats: int = 5) -> float:
         return target[0]
 
     return 2 * source.nbytes / median_seconds(copy, repeats)
+
+
+if __name__ == "__main__":  # for peftjax.train.bench_pair
+    serve(lambda: ({}, {"gemm": lambda: {"flops": gemm_rate(repeats=3)}}))

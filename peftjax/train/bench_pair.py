@@ -8,10 +8,13 @@ two steps, of which the second counts: a process that waits gives freed memory b
 import contextlib
 import dataclasses
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peftjax.train.bench_worker import Turns, Worker
+
+MACHINE = (sys.executable, "-m", "peftjax.train.bench_machine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,6 @@ def training_worker(
     from peftjax.hints import did_you_mean
     from peftjax.interop.base import load_base
     from peftjax.train.bench import METHODS, begin
-    from peftjax.train.bench_machine import gemm_rate
     from peftjax.train.memory import peak_memory_bytes
     from peftjax.train.startup import use_compilation_cache
 
@@ -76,7 +78,7 @@ def training_worker(
     base = load_base(uri, **({} if quantise is None else {"quantise": quantise}))
     begun, step = begin(base, METHODS[method], batch, length, remat)
     commands = {
-        "step": lambda: {"seconds": [step(), step()][-1]}, "gemm": lambda: {"flops": gemm_rate(repeats=3)},
+        "step": lambda: {"seconds": [step(), step()][-1]},
         "peak": lambda: {"bytes": peak_memory_bytes()["peak_rss_bytes"]},
     }
     return dataclasses.asdict(begun), commands
@@ -91,13 +93,16 @@ def write_base(uri: str, folder: str) -> None:
     write_directory(folder, base.config, base.params)
 
 
-def compare(case: tuple[str, str, int, int], sides: Mapping[str, Sequence[str]], steps: int) -> Row:
+def compare(
+    case: tuple[str, str, int, int], sides: Mapping[str, Sequence[str]], steps: int, machine: Sequence[str] = MACHINE
+) -> Row:
     """Times one case.
 
     Args:
         case: method, remat, batch, length.
         sides: by library the command that serves its half: ours, which serves `training_worker`, and after it the peer's, if any.
         steps: of each side; two more to warm up, the first of which is timed apart.
+        machine: the command that serves the GEMM's rate, in a process of its own: its arrays are no part of a step's memory.
 
     Raises:
         ChildProcessError: a side ended before its time.
@@ -108,19 +113,21 @@ def compare(case: tuple[str, str, int, int], sides: Mapping[str, Sequence[str]],
         for name, command in sides.items():  # one after another: the first step of each is timed with the others asleep
             workers.append(stack.enter_context(Worker(name, command)))
             facts.append(workers[-1].ready())
-        return _row(case, workers, facts, steps)
+        rate = stack.enter_context(Worker("the machine's GEMM", machine))
+        rate.ready()
+        return _row(case, workers, rate, facts, steps)
 
 
-def _row(case: tuple[str, str, int, int], workers: list[Worker], facts: list[dict], steps: int) -> Row:
+def _row(case: tuple[str, str, int, int], workers: list[Worker], rate: Worker, facts: list[dict], steps: int) -> Row:
     names = [worker.name for worker in workers]
     counts = [fact["trainable"] for fact in facts]
     if len(set(counts)) > 1:
         raise ValueError(f"{case[0]}: {names[0]} trains {counts[0]:,} parameters, {names[1]} {counts[1]:,}; that is not the same work")
-    turns, seconds, gemm = Turns(workers), [[] for _ in workers], []
+    turns, seconds, gemm = Turns([*workers, rate]), [[] for _ in workers], []
     for number in range(steps + 1):
         for worker, times in zip(workers, seconds, strict=True):
             times.append(turns.ask(worker, "step")["seconds"])
-        gemm.append(turns.ask(workers[0], "gemm")["flops"])
+        gemm.append(turns.ask(rate, "gemm")["flops"])
         if number == 0:  # a second step to warm up: allocators settle
             seconds, gemm = [[] for _ in workers], []
             turns.idle = None

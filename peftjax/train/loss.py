@@ -74,12 +74,12 @@ _with_gradient.defvjp(_with_gradient_forward, _with_gradient_backward)
 
 
 def _chunked(function, hidden, targets):
-    """function(hidden [B, m, D], targets [B, m]) -> arrays [B, m, ...], over [B, M] in pieces of at most CHUNK positions."""
+    """function(hidden [B, m, D], targets [B, m]) -> arrays [B, m, ...], over [B, M] in even pieces of at most CHUNK positions."""
     rows, slots = targets.shape
-    width = max(1, CHUNK // rows)
-    if slots <= width:
+    chunks = -(-slots // max(1, CHUNK // rows))
+    if chunks == 1:
         return function(hidden, targets)
-    chunks = -(-slots // width)
+    width = -(-slots // chunks)
     pad = chunks * width - slots
     hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))
     targets = jnp.pad(targets, ((0, 0), (0, pad)))
