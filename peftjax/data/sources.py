@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from peftjax.data.records import Record, read_jsonl
-from peftjax.data.sets import general, ha_intents, i18n, icd_chapter, qa, rhobank, safety, shell
+from peftjax.data.sets import general, ha_intents, i18n, icd_chapter, prose, qa, rhobank, safety, shell
 
 DATASETS: dict[str, Callable[..., list[Record]]] = {
     "general": general.build,
     "ha_intents": ha_intents.build,
     "i18n": i18n.build,
     "icd_chapter": icd_chapter.build,
+    "prose": prose.build,
     "qa": qa.build,
     "rhobank": rhobank.build,
     "safety": safety.build,

