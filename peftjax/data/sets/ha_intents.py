@@ -21,6 +21,7 @@ from typing import Any
 from peftjax.data.records import Record
 from peftjax.data.sets.cached import cached
 from peftjax.data.sets.ha_names import LANGUAGES, names
+from peftjax.hints import did_you_mean
 from peftjax.interop.pypi import fetch
 
 _PACKAGE = "2026.10.27"
@@ -57,10 +58,18 @@ _OWN_LISTS = {
 _MAX_CHARACTERS = 160
 
 
-def build(languages: Sequence[str] = ("en",), cap: int = 36, cap_other: int = 18, seed: int = 0) -> list[Record]:
-    """The records of these languages, shuffled. At most `cap` per intent and slot combination in English, `cap_other` elsewhere,
-    half of it for timers, whose combinations are many. Downloads one file a language at the first call (0.8 MB each time).
+def build(
+    languages: Sequence[str] = ("en",), cap: int = 36, cap_other: int = 18, seed: int = 0, domains: Sequence[str] = ()
+) -> list[Record]:
+    """The records of these languages, shuffled; of these domains alone (names in `DOMAINS`) where any are given. At most `cap` per intent
+    and slot combination in English, `cap_other` elsewhere, half of it for timers, whose combinations are many. Downloads one file a
+    language at the first call (0.8 MB each time).
+
+    Raises:
+        ValueError: a language or a domain that there is not.
     """
+    if strange := [domain for domain in domains if domain not in DOMAINS]:
+        raise ValueError(f"domains {strange}{did_you_mean(strange[0], DOMAINS)}; there are {', '.join(DOMAINS)}")
     unknown = [language for language in languages if language not in LANGUAGES]
     if unknown or not languages:
         raise ValueError(f"languages {list(languages)}: choose some of {', '.join(LANGUAGES)}")
@@ -77,7 +86,8 @@ def build(languages: Sequence[str] = ("en",), cap: int = 36, cap_other: int = 18
         random.Random(f"ha_intents/{seed}").shuffle(records)
         return records
 
-    return cached("ha_intents", VERSION, options, make)
+    records = cached("ha_intents", VERSION, options, make)
+    return [record for record in records if not domains or record.group.partition("/")[0] in domains]
 
 
 def package_file(language: str) -> Path:

@@ -44,6 +44,14 @@ def test_ha_intents_refuses_unknown_languages():
         ha_intents.build(languages=("en", "xx"))
 
 
+def test_domains_are_a_choice_of_the_same_records():
+    everything = ha_intents.build()
+    chosen = ha_intents.build(domains=("media", "timer"))
+    assert chosen == [record for record in everything if record.group.startswith(("media/", "timer/"))] and len(chosen) > 200
+    with pytest.raises(ValueError, match=r"domains \['meida'\] \(did you mean 'media'\?\); there are chat, clean"):
+        ha_intents.build(domains=("media", "meida"))
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_language_has_every_kind_of_name(language):
     for kind in (*DEVICES, "area", "floor", "item", "timer", "query"):
