@@ -21,6 +21,7 @@ PROMPT = flags.DEFINE_string("prompt", None, "One prompt; without it, a chat on 
 UNROLL = flags.DEFINE_bool("unroll", False, "Compile for longer (about 15 s the first time) and answer faster.")
 MERGED = flags.DEFINE_bool("merged", False, "Fold the adapter into the weights first.")
 PLAIN = flags.DEFINE_bool("plain", False, "Give the prompt to the base as it is, without its chat template.")
+ROW = flags.DEFINE_multi_string("row", [], "Of a run that routes rows: what the prompts are, as in lang=de.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; default the newest.")
 MAX_NEW = flags.DEFINE_integer("max_new", 128, "Tokens at most.", lower_bound=1)
 STOP = flags.DEFINE_multi_string("stop", [], "Text that ends the answer and is not part of it; may be given several times.")
@@ -40,9 +41,10 @@ def main(_):
         sampling = Sampling(TEMPERATURE.value, TOP_K.value, TOP_P.value, MIN_P.value, PENALTY.value, SEED.value)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
+    row = dict(field.partition("=")[::2] for field in ROW.value)
     speaker = Speaker.load(
         RUN.value, BASE.value, ADAPTER.value, merged=MERGED.value, plain=PLAIN.value, step=STEP.value, other_base=OTHER_BASE.value,
-        unroll=UNROLL.value,
+        unroll=UNROLL.value, row=row,
     )
     converse(speaker, PROMPT.value, max_new=MAX_NEW.value, sampling=sampling, stop=STOP.value)
 

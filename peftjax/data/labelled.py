@@ -6,7 +6,7 @@ A row longer than `max_length` loses the end of its text (of a pair, tokens of t
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tokenizers
@@ -20,7 +20,8 @@ from peftjax.models.tokenizer import Tokenizer
 @dataclasses.dataclass(frozen=True)
 class LabelledRows:
     """R tokenised rows: ids int32 [sum of lengths], types int32 of the same shape or None, offsets int64 [R+1], labels int32 [R],
-    records int64 [R]; `truncated` counts the rows that `max_length` cut. Row i comes from record `records[i]` of the source."""
+    records int64 [R]; `truncated` counts the rows that `max_length` cut. Row i comes from record `records[i]` of the source. `routes` is
+    as of `peftjax.data.packing.Rows`."""
 
     ids: np.ndarray
     types: np.ndarray | None
@@ -28,6 +29,7 @@ class LabelledRows:
     labels: np.ndarray
     records: np.ndarray
     truncated: int = 0
+    routes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -6,7 +6,8 @@
 | buckets | a row                                 | B·k lines of T/k tokens, k = 1, 2, 3, 4, 6, 8, ..., where rows are |
 | rows    | a row                                 | one: B lines of T tokens                                           |
 
-A step has about B·T tokens in each of them. An epoch is a sequence of units: lines of a packed layout, of which the next B make a batch,
+Rows that are for different adapters (`Rows.routes`) go into lines of their own. A step has about B·T tokens in each of the layouts. An
+epoch is a sequence of units: lines of a packed layout, of which the next B make a batch,
 the last of an epoch together with the first of the next; or whole batches. In buckets the rows that do not fill a batch go to the next
 longer bucket, so that one batch of an epoch at most has lines of padding.
 """
@@ -83,13 +84,14 @@ def make_layout(
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Lines of several rows of at most `length` tokens and `loss_slots` loss tokens (None: no limit), sharing what `prefixes` has."""
+    """Lines of several rows of at most `length` tokens and `loss_slots` loss tokens (None: no limit), sharing what `prefixes` has, one for
+    the rows of each kind."""
 
     rows: Rows
     batch_size: int
     length: int
     loss_slots: int | None
-    prefixes: Prefixes | None = None
+    prefixes: tuple[Prefixes, ...] | None = None
 
     @property
     def shared(self) -> bool:
@@ -107,22 +109,31 @@ class Packed:
         """The lines of all windows of rows, or of every `every`-th window."""
         lengths, loss, lines = self.rows.lengths, self.rows.loss_lengths, []
         rank = np.argsort(order).tolist()
-        for start in range(0, len(order), every * _WINDOW):
-            stop = min(start + _WINDOW, len(order))
-            if self.prefixes is not None:  # a window of rows that begin alike
-                lines += self.prefixes.pack(rank, start, stop, self.length, self.loss_slots)
-            else:
-                window = order[start:stop]
-                bins = pack(lengths[window], self.length, loss[window], self.loss_slots)
-                lines += [[(int(window[item]), 0) for item in chosen] for chosen in bins]
+        for kind, own in enumerate(_kinds(self.rows, order)):
+            for start in range(0, len(own), every * _WINDOW):
+                stop = min(start + _WINDOW, len(own))
+                if self.prefixes is not None:  # a window of rows that begin alike
+                    lines += self.prefixes[kind].pack(rank, start, stop, self.length, self.loss_slots)
+                else:
+                    window = own[start:stop]
+                    bins = pack(lengths[window], self.length, loss[window], self.loss_slots)
+                    lines += [[(int(window[item]), 0) for item in chosen] for chosen in bins]
         return lines
+
+
+def _kinds(rows: Rows, order: np.ndarray) -> list[np.ndarray]:
+    """The rows in this order, apart by what they are for."""
+    if not rows.routes:
+        return [order]
+    kinds = np.unique(np.stack([*rows.routes.values()], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    return [order[kinds[order] == kind] for kind in range(kinds.max() + 1)]
 
 
 def _packed(rows: Rows, batch_size: int, length: int, order: np.ndarray, share: str, loss_slots: int | None) -> Packed:
     every = max(1, math.ceil(len(rows) / _WINDOW) // 2)
     plain = Packed(rows, batch_size, length, loss_slots)
     if share != "off":
-        shared = dataclasses.replace(plain, prefixes=Prefixes(rows))
+        shared = dataclasses.replace(plain, prefixes=tuple(Prefixes(rows, own) for own in _kinds(rows, np.arange(len(rows)))))
         saved = 1 - len(shared.lines(order)) / len(plain.lines(order))
         plain = shared if share == "on" or saved >= _WORTH else plain
     return plain if loss_slots is not None else _cheapest(plain, order, every)

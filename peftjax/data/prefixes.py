@@ -29,12 +29,12 @@ class _Block(NamedTuple):
 
 
 class Prefixes:
-    """What each of `rows` shares with others: the rows sorted by their tokens, and how many of its first tokens each shares with the one
-    before it in that order. A row never shares its last token, so that it adds at least one wherever it stands."""
+    """What each of some `rows`, those `among` them, shares with others: these rows sorted by their tokens, and how many of its first tokens
+    each shares with the one before it in that order. A row never shares its last token, so that it adds at least one wherever it stands."""
 
-    def __init__(self, rows: Rows):
-        tokens = [rows.row(i) for i in range(len(rows))]
-        self.ordered = sorted(range(len(rows)), key=[row.astype(">i4").tobytes() for row in tokens].__getitem__)
+    def __init__(self, rows: Rows, among: Sequence[int]):
+        tokens = {int(i): rows.row(i) for i in among}
+        self.ordered = sorted(tokens, key={i: row.astype(">i4").tobytes() for i, row in tokens.items()}.__getitem__)
         self.common = [0, *(_common(tokens[a], tokens[b]) for a, b in zip(self.ordered, self.ordered[1:], strict=False))]
         self._lengths, self._loss = rows.lengths.tolist(), rows.loss_lengths.tolist()
 

@@ -13,7 +13,7 @@ import itertools
 import json
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from peftjax.files import replacing
 # Part of the cache's key: to be raised when the same inputs give other rows.
 _FORMAT = 1
 _CHUNK = 1024
+_CACHED = ("ids", "offsets", "prompt_len", "records", "truncated", "dropped")
 
 
 class Encoder(Protocol):
@@ -49,7 +50,8 @@ class TokenRows:
     """R tokenised rows: ids int32 [sum of lengths], offsets int64 [R+1], prompt_len int32 [R], records int64 [R].
 
     Row i is `ids[offsets[i]:offsets[i+1]]` and comes from record `records[i]` of the source (dropped rows leave gaps).
-    `truncated` and `dropped` count the rows that `max_length` cut and left out.
+    `truncated` and `dropped` count the rows that `max_length` cut and left out. `routes` is as of `peftjax.data.packing.Rows`, and not
+    part of what is cached.
     """
 
     ids: np.ndarray
@@ -58,6 +60,7 @@ class TokenRows:
     records: np.ndarray
     truncated: int = 0
     dropped: int = 0
+    routes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_len)
@@ -163,7 +166,7 @@ def _cache_path(source: Sequence[Record], tokenizer: Encoder, template: Template
 
 def _save(path: Path, rows: TokenRows) -> None:
     with replacing(path) as partial, open(partial, "wb") as file:
-        np.savez(file, **dataclasses.asdict(rows))
+        np.savez(file, **{name: getattr(rows, name) for name in _CACHED})
 
 
 def _load(path: Path) -> TokenRows | None:
@@ -171,8 +174,7 @@ def _load(path: Path) -> TokenRows | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             rows = TokenRows(**{
-                field.name: int(file[field.name]) if field.type in (int, "int") else file[field.name]
-                for field in dataclasses.fields(TokenRows)
+                name: int(file[name]) if name in ("truncated", "dropped") else file[name] for name in _CACHED
             })
         consistent = len(rows.offsets) == len(rows) + 1 == len(rows.records) + 1 and rows.offsets[-1] == len(rows.ids)
         reason = None if consistent else "its parts do not fit together"

@@ -34,9 +34,9 @@ def route(params: dict, ids: Sequence[int] | np.ndarray | jax.Array, at: str | N
     Raises:
         ValueError: no such block, a number that is none of its children, or numbers for rows where positions are asked for.
     """
-    found = {path: value for path, value in walk(params) if isinstance(value, Composed | ComposedEntry | RowContext)}
-    asked = [block for value in found.values() for block in blocks(value.plan) if getattr(block, "sizes", ()) is None]
-    known = sorted({block.at for block in asked})
+    found = _composed(params)
+    asked = [block for value in found.values() for block in _waiting(value)]
+    known = routed_by(params)
     at = known[0] if at is None and len(known) == 1 else at
     own = [block for block in asked if block.at == at]
     if at is None and known:
@@ -55,13 +55,27 @@ def route(params: dict, ids: Sequence[int] | np.ndarray | jax.Array, at: str | N
         raise ValueError(f"{type(own[0]).__name__} takes a number for each {what}; found {list(ids.shape)}")
     ids, made = jnp.asarray(ids, jnp.int32), {}
     for path, value in found.items():
-        if any(block.at == at for block in blocks(value.plan) if getattr(block, "sizes", ()) is None):
+        if any(block.at == at for block in _waiting(value)):
             layers = place(path, jax.tree.leaves(value)[0].shape[0]).layers
             count = None if layers is None else len(layers)
             if count not in made:  # many places share the array
                 made[count] = ids if count is None else jnp.broadcast_to(ids, (count, *ids.shape))
             params = put(params, path, dataclasses.replace(value, ids={**value.ids, at: made[count]}))
     return params
+
+
+def routed_by(params: dict) -> tuple[str, ...]:
+    """What `route` is to be called for, `at`, in this tree; () where its rows and positions are all alike."""
+    return tuple(sorted({block.at for value in _composed(params).values() for block in _waiting(value)}))
+
+
+def _composed(params: dict) -> dict[str, Any]:
+    return {path: value for path, value in walk(params) if isinstance(value, Composed | ComposedEntry | RowContext)}
+
+
+def _waiting(value: Any) -> list[BatchSplit | Split]:
+    """The blocks of a composed node that are told whose the rows or positions are."""
+    return [block for block in blocks(value.plan) if getattr(block, "sizes", ()) is None]
 
 
 def in_parallel(batch: Any, copies: int) -> Any:

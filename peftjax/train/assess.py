@@ -33,11 +33,12 @@ from peftjax.hints import did_you_mean
 from peftjax.peft.partition import nothing, partition, size
 from peftjax.train.adapters import Ready, config_of, ready
 from peftjax.train.assess_report import write_assessment
-from peftjax.train.config import SMOLLM2, default_config, methods, plain
+from peftjax.train.config import SMOLLM2, composition, default_config, methods, plain
 from peftjax.train.held import Held
 from peftjax.train.inputs import hold, pick
 from peftjax.train.memory import peak_memory_bytes
 from peftjax.train.result import write_result
+from peftjax.train.routes import routes_of
 from peftjax.train.startup import use_compilation_cache
 from peftjax.train.task import Task, task_for
 from peftjax.train.versions import versions
@@ -126,7 +127,7 @@ def _assess(config: ConfigDict, folder: Path, say: Callable[[str], None], starte
     rows = pick(_split(records, config), config.eval.rows)
     task = _task(config, subject)
     template = Template(prompt=config.data.prompt, response=config.data.response, chat=config.data.chat)
-    everything = hold(rows, task, subject.base.tokenizer, template, config.data.length)
+    everything = hold(rows, task, subject.base.tokenizer, template, config.data.length, routes_of(composition(config)))
     say(f"{subject.origin}: {len(everything.tokens)} rows of {config.data.name}, loaded at {time.time() - started:.1f} s")
     items = answer(config, subject, task, template, everything, folder / PARTIAL, say)
     order = {record.id: number for number, record in enumerate(records)}
@@ -157,10 +158,10 @@ def answer(
     # What has no prompt gets no answer, and is kept apart from what does.
     kinds = [[record for text, record in left if bool(text) == asked] for asked in (False, True)]
     blocks = [kind[start:start + BLOCK] for kind in kinds for start in range(0, len(kind), BLOCK)]
-    params, held = subject.params, {}
+    params, held, routes = subject.params, {}, routes_of(composition(config))
     evaluator = task.evaluator(subject.model(), subject.base.tokenizer, config, held, say)
     for records in blocks:
-        held["test"] = hold(records, task, subject.base.tokenizer, template, config.data.length)
+        held["test"] = hold(records, task, subject.base.tokenizer, template, config.data.length, routes)
         found = evaluator.run(config.assess.step or 0, "test", nothing(params), params, None)["predictions"]
         block = [
             {"id": record.id, "group": record.group, "lang": record.lang, "prompt": text, "reference": record.response} | item

@@ -1,7 +1,7 @@
 """Talking to a base, to a run's adapter, or to its merged weights."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peftjax.data.records import Record
@@ -13,7 +13,10 @@ from peftjax.models.stop import StopStrings, pieces
 from peftjax.peft.dora import settle
 from peftjax.peft.folded import folded
 from peftjax.peft.merge import merge
+from peftjax.peft.route import routed_by
 from peftjax.train.adapters import ready
+from peftjax.train.config import composition
+from peftjax.train.routes import for_row
 from peftjax.train.startup import use_compilation_cache
 
 
@@ -30,15 +33,17 @@ class Speaker:
     @classmethod
     def load(
         cls, run: str | None, base_uri: str | None, adapter: str | None = None, *, merged: bool = False, plain: bool = False,
-        step: int | None = None, other_base: bool = False, unroll: bool = False,
+        step: int | None = None, other_base: bool = False, unroll: bool = False, row: Mapping[str, str] = {},  # noqa: B006 (read only)
     ) -> "Speaker":
         """A base by URI, with the adapter of a directory where one is named, or the base and adapter of a run.
 
         Args:
+            row: what is asked is like a row with these fields, {"lang": "de"}, in a run that routes rows (`peftjax.train.routes`).
             unroll: compile for longer and answer faster (`peftjax.models.decoder.unrolled`).
 
         Raises:
-            ValueError: an unusable run or adapter, merging without an adapter, or a base that the adapter was not made for.
+            ValueError: an unusable run or adapter, merging without an adapter, a base that the adapter was not made for, or a run that
+                routes rows by a field that is not said.
         """
         use_compilation_cache()
         if merged and run is None and adapter is None:
@@ -46,7 +51,10 @@ class Speaker:
         found = ready(run, base_uri, adapter, step=step, other_base=other_base)
         if isinstance(found.base.config, EncoderConfig):
             raise ValueError(f"{found.origin} is an encoder, which classifies texts and writes none; see scripts/evaluate.py")
-        params = folded(settle(merge(found.params, strict=False) if merged else found.params))
+        params = for_row(found.params, composition(found.config), row) if row else found.params
+        if left := routed_by(params):
+            raise ValueError(f"{found.origin} routes rows by {', '.join(left)}; say what is asked for, as in --row {left[0]}=...")
+        params = folded(settle(merge(params, strict=False) if merged else params))
         data = found.config.data
         template = None if run is None else Template(prompt=data.prompt, response=data.response, chat=data.chat)
         model, params = unrolled(found.model(), params) if unroll else (found.model(), params)

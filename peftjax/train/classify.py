@@ -18,6 +18,7 @@ from peftjax.evals.metrics import evaluate
 from peftjax.peft.partition import combine
 from peftjax.train.evaluate import curve_set, require_finite
 from peftjax.train.held import Held
+from peftjax.train.routes import arrange
 
 
 class ClassEvaluator:
@@ -41,7 +42,7 @@ class ClassEvaluator:
 
     def _forward(self, trainable: Any, frozen: Any, batch: Any) -> jax.Array:
         """[B, M, C] float32 at the positions that carry loss."""
-        variables = {"params": combine(trainable, frozen)}
+        variables = {"params": arrange(combine(trainable, frozen), batch)}
         hidden, _ = self.model.apply(
             variables, batch.tokens, segments=batch.segments, positions=batch.positions, types=batch.types, method="hidden"
         )

@@ -24,7 +24,7 @@ from peftjax.data.layouts import LAYOUTS, SHARING
 from peftjax.evals.metrics import METRICS
 from peftjax.hints import did_you_mean
 from peftjax.interop.quantise import as_rules
-from peftjax.peft.composition import ROUTES, Composition, blocks, names
+from peftjax.peft.composition import ROUTES, BatchSplit, Composition, blocks, names
 from peftjax.peft.composition import from_data as composition_from
 from peftjax.peft.spec import from_data, to_data
 
@@ -33,6 +33,9 @@ SMOLLM2 = (
     "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 )
 HELD_OUT = ("validation", "test")
+
+
+_NO_FIELD = BatchSplit.at
 
 
 def methods(*specifications: Any) -> list[ConfigDict]:
@@ -78,7 +81,8 @@ def default_config() -> ConfigDict:
         "model": {"compute": "auto", "remat": "auto", "segments": "auto", "unroll": False},
         "peft": [],  # methods(...)
         # How these act together, as data or as JSON: {"stack": ["tone", {"average": ["en", "de"]}, "task"]}, see
-        # `peftjax.peft.composition`. By default as they are attached.
+        # `peftjax.peft.composition`; {"batch_split": ["en", "de"], "at": "lang"} routes rows by a field of their records
+        # (`peftjax.train.routes`). By default as they are attached.
         "compose": placeholder(object),
         # An adapter to begin with (path "" is none), and several of them: see `loaded`.
         "adapter": loaded("", "default"), "adapters": [],
@@ -216,9 +220,13 @@ def _check_composition(config: ConfigDict) -> None:
         if name not in known:
             raise ValueError(f"config.compose names {name!r}{did_you_mean(name, known)}; adapters are {', '.join(known)}")
     for block in blocks(asked):
-        if isinstance(block, ROUTES):
-            raise ValueError(f"config.compose has {block.word}, and a run does not know whose its rows are; it can have stack, average and "
-                             "fuse. make_step(arrange=...) takes the numbers of rows from a batch")
+        if isinstance(block, ROUTES) and (not isinstance(block, BatchSplit) or block.sizes is not None):
+            raise ValueError(f"config.compose has {block.word}{' with sizes' if isinstance(block, BatchSplit) else ''}, and a run does not "
+                             'know whose its rows are; it can have stack, average, fuse, and batch_split by a field of its records, '
+                             '{"batch_split": ["en", "de"], "at": "lang"}')
+        if isinstance(block, BatchSplit) and block.at == _NO_FIELD:
+            raise ValueError("config.compose has batch_split and does not say by which field of the records: "
+                             f'{{"batch_split": {list(names(block))}, "at": "lang"}}')
 
 
 def _unknown(config: dict, known: dict, prefix: str) -> list[str]:

@@ -21,6 +21,7 @@ from peftjax.peft.folded import folded
 from peftjax.peft.partition import combine
 from peftjax.train.held import Held
 from peftjax.train.loss import token_losses
+from peftjax.train.routes import arrange, for_rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Evaluator:
         self, model: Decoder, tokenizer: Any, options: Any, held: dict[str, Held], length: int, say: Callable[[str], None] = lambda _: None
     ):
         self.model, self.tokenizer, self.options, self.held, self.length, self.say = model, tokenizer, options, held, length, say
-        self._losses = jax.jit(lambda trainable, frozen, batch: token_losses(model, combine(trainable, frozen), batch))
+        self._losses = jax.jit(lambda trainable, frozen, batch: token_losses(model, arrange(combine(trainable, frozen), batch), batch))
 
     def row_losses(self, name: str, trainable: Any, frozen: Any) -> RowLosses:
         """Losses of every row of one held-out set. For a tree without adapters `trainable` is `nothing(params)`."""
@@ -93,7 +94,7 @@ class Evaluator:
         total = len(held.tokens)
         ids = generate_ids(
             self.model, params, held.prompts(), self.tokenizer.eos_id, max_new=self.options.max_new, pad_id=self.tokenizer.pad_id,
-            batch_size=self.options.generate_batch_size, vocab=self.tokenizer.vocab_size,
+            batch_size=self.options.generate_batch_size, vocab=self.tokenizer.vocab_size, for_rows=for_rows_of(held.tokens),
             on_batch=lambda done: self.say(f"evaluating: {done}/{total} answers of {name}"),
         )
         return [self.tokenizer.decode(row).strip() for row in ids]

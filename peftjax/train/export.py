@@ -27,6 +27,7 @@ from peftjax.interop.held import write_held
 from peftjax.interop.json_file import write_json
 from peftjax.peft.attach import activate
 from peftjax.peft.certificate import USUAL, Budget
+from peftjax.peft.compose import decompose
 from peftjax.train.adapters import Ready
 from peftjax.train.certificate import merge_quantised
 
@@ -132,7 +133,7 @@ def _quantised(
     ready: Ready, adapter: Adapter, name: str, folder: Path, budget: Budget, sample: str, say: Callable[[str], None]
 ) -> Path:
     """The base with the adapter folded into its quantised weights, and what that cost; nothing is written above the budget."""
-    one = dataclasses.replace(ready, params=activate(ready.params, [name]))
+    one = dataclasses.replace(ready, params=activate(decompose(ready.params), [name]))
     try:
         merged, certificate = merge_quantised(one, budget, sample)
     except TypeError as error:  # what `merge` says of a piece without a dense form
@@ -168,7 +169,7 @@ def _writers(ready: Ready, adapter: Adapter, name: str, dtype: str | None) -> di
     def merged(folder):
         with replacing_folder(folder / "merged") as partial:
             try:
-                write_merged(partial, base, activate(ready.params, [name]), ready.methods, dtype)
+                write_merged(partial, base, activate(decompose(ready.params), [name]), ready.methods, dtype)
             except TypeError as error:  # what `merge` says of a piece without a dense form
                 raise ValueError(str(error)) from error
             files = sorted(path.name for path in partial.iterdir())

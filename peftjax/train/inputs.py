@@ -13,7 +13,9 @@ from peftjax.data.sources import DATASETS, load_records
 from peftjax.data.splits import refuse_overlap, split_records
 from peftjax.data.store import store
 from peftjax.data.template import Template
+from peftjax.train.config import composition
 from peftjax.train.held import Held
+from peftjax.train.routes import Routes, routes_of, with_routes
 from peftjax.train.task import NEXT_TOKEN, Task
 
 
@@ -64,15 +66,16 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1), task
     sources = store(splits, data.name)
     template = Template(prompt=data.prompt, response=data.response, chat=data.chat)
     task = task.learn(splits["train"], template)
-    train = task.rows(sources["train"], tokenizer, template, data.length)
+    routes = routes_of(composition(config))
+    train = with_routes(task.rows(sources["train"], tokenizer, template, data.length), sources["train"], routes)
     held = {
-        name: hold(pick(sources[name], config.eval.rows), task, tokenizer, template, data.length)
+        name: hold(pick(sources[name], config.eval.rows), task, tokenizer, template, data.length, routes)
         for name in ("validation", "test") if name in sources
     }
     general = config.eval.general
     if general.name and task.general:
         text, _ = load_records(general.name, **general.options.to_dict())
-        held["general"] = hold(pick(text, general.rows), task, tokenizer, Template(), general.length)
+        held["general"] = hold(pick(text, general.rows), task, tokenizer, Template(), general.length, routes, strict=False)
     counts = {name: {"records": len(rows), "groups": len({r.group for r in rows})} for name, rows in splits.items()}
     counts["train"] |= train.report
     for name, rows in held.items():
@@ -89,8 +92,11 @@ def pick(records: Sequence[Record], count: int) -> list[Record]:
     return order[:count] if count else order
 
 
-def hold(records: list[Record], task: Task, tokenizer: Any, template: Template, length: int) -> Held:
-    """Records ready for evaluation: tokenised as the task has it, without those that leave nothing to score."""
-    tokens = task.rows(records, tokenizer, template, length)
+def hold(
+    records: list[Record], task: Task, tokenizer: Any, template: Template, length: int, routes: Routes = {}, strict: bool = True,  # noqa: B006
+) -> Held:
+    """Records ready for evaluation: tokenised as the task has it, without those that leave nothing to score, and routed as of
+    `peftjax.train.routes.with_routes`."""
+    tokens = with_routes(task.rows(records, tokenizer, template, length), records, routes, strict)
     kept = [records[i] for i in tokens.records]
     return Held(kept, [task.text(record, tokenizer, template) for record in kept], tokens)

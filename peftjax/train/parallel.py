@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from peftjax.train.prepare import Prepared
+from peftjax.train.routes import arrange
 from peftjax.train.sharding import put_batch, replicated
 from peftjax.train.step import make_step
 
@@ -25,7 +26,7 @@ def compile_step(config: Any, prepared: Prepared, mesh: Mesh) -> tuple[Callable,
         raise ValueError(
             f"config.train.batch_size {rows} must be a multiple of {devices} devices along \"data\" x {pieces} accumulated pieces"
         )
-    options = {"accumulate": pieces, "dropout": prepared.dropout}
+    options = {"accumulate": pieces, "dropout": prepared.dropout, "arrange": arrange}
     if config.train.parallel == "jit":
         step = jax.jit(
             make_step(prepared.model, prepared.optimiser, **options), donate_argnums=0,

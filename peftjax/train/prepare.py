@@ -25,6 +25,7 @@ from peftjax.peft.table import table, totals
 from peftjax.train.config import composition
 from peftjax.train.loss import token_losses
 from peftjax.train.optimiser import make_optimiser
+from peftjax.train.routes import arrange
 from peftjax.train.sharding import replicated, shardings, state_shardings
 from peftjax.train.start import Start, held
 from peftjax.train.startup import make_model
@@ -125,4 +126,7 @@ def _initialised(model: Decoder | Encoder, params: dict, methods: list, batches:
 
 def check_reads(model: Decoder | Encoder, state: TrainState, frozen: Any, batch: Any) -> None:
     """Every trainable leaf must reach the loss: refuses adapters that no site or kernel of the model reads."""
-    require_read(lambda trainable, rest, data: token_losses(model, combine(trainable, rest), data)[0], state.trainable, frozen, batch)
+    def losses(trainable, rest, data):
+        return token_losses(model, arrange(combine(trainable, rest), data), data)[0]
+
+    require_read(losses, state.trainable, frozen, batch)

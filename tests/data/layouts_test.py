@@ -1,9 +1,12 @@
 """Each layout holds every row of an epoch once, in shapes known beforehand, and computes little more than the rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from peftjax.data.layouts import Buckets, Packed, make_layout
+from peftjax.data.packing import assemble
 from peftjax.data.tokens import TokenRows
 
 LENGTH, SIZE = 128, 4
@@ -39,6 +42,22 @@ def test_every_row_is_in_one_unit_that_holds_it(name):
             assert sum(LENGTHS[row] for row, _ in line) <= unit.shape.length
             assert sum(ROWS.loss_lengths[row] for row, _ in line) <= unit.shape.loss_slots
     assert not layout.shared
+
+
+@pytest.mark.parametrize("share", ["off", "on"])
+def test_rows_of_different_adapters_go_into_lines_of_their_own(share):
+    plain = _rows(LENGTHS[:200], start=18)
+    kinds = {"lang": np.random.default_rng(3).integers(-1, 2, 200).astype(np.int32), "domain": np.arange(200, dtype=np.int32) % 2}
+    layout, units = _made("packed", dataclasses.replace(plain, routes=kinds), share=share)
+    lines = [line for unit in units for line in unit.lines]
+    assert sorted(row for line in lines for row, _ in line) == list(range(200)) and layout.shared == (share == "on")
+    batch = assemble(layout.rows, [*lines, []], LENGTH, layout.loss_slots, shared=layout.shared)
+    for name, numbers in kinds.items():
+        assert batch.routes[name].tolist() == [numbers[line[0][0]] for line in lines] + [-1]
+    one, other = (int(np.flatnonzero(kinds["lang"] == kind)[0]) for kind in (0, 1))
+    with pytest.raises(ValueError, match=r"line 0 holds rows of lang \[0, 1\]"):
+        assemble(layout.rows, [[(one, 0), (other, 0)]], 2 * LENGTH, 64)
+    assert assemble(plain, lines, LENGTH, layout.loss_slots, shared=layout.shared).routes is None
 
 
 def test_packed_lines_have_one_shape_and_little_padding():

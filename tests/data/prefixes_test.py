@@ -36,7 +36,7 @@ def token_rows(rows, prompts=None):
 
 
 def shared(rows, length=LENGTH, limit=None):
-    return Prefixes(rows).pack(range(len(rows)), 0, len(rows), length, limit)
+    return Prefixes(rows, range(len(rows))).pack(range(len(rows)), 0, len(rows), length, limit)
 
 
 def apart(rows):

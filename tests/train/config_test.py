@@ -38,7 +38,9 @@ def test_methods_survive_as_data():
     ("peft[0].method", "lorra", "did you mean 'lora'"),
     ("compose", {"stak": ["default"]}, "did you mean 'stack'"),
     ("compose", '{"stack": ["defalt"]}', "names 'defalt' (did you mean 'default'"),
-    ("compose", {"batch_split": ["default"]}, "batch_split, and a run does not know whose its rows are"),
+    ("compose", {"batch_split": ["default"]}, 'by which field of the records: {"batch_split": [\'default\'], "at": "lang"}'),
+    ("compose", {"batch_split": ["default"], "sizes": [4]}, "batch_split with sizes, and a run does not know whose its rows are"),
+    ("compose", {"split": ["default"], "at": "lang"}, "split, and a run does not know whose its rows are"),
 ])
 def test_wrong_values_are_refused_by_name(field, value, message):
     config = good()
