@@ -36,6 +36,7 @@ from peftjax.peft.select import KERNELS
 _OFF_DIAGONAL = 1e-6  # of the value matrix at the start, as AdapterHub
 
 
+@dataclasses.dataclass(frozen=True)
 class _Attention:
     """What both nodes do. query, key, value: [D, D], from the first axis to the second; value None leaves the mean as it is; query_bias:
     [D]; temperature T, strength of the penalty: []; dropout: rate on the scores, [] or None; all with a leading L outside the scanned body.
@@ -80,16 +81,7 @@ _FIELDS = ("query", "query_bias", "key", "value", "temperature", "strength", "dr
 @node(arrays=_FIELDS, static=("name",))
 @dataclasses.dataclass(frozen=True)
 class Fusion(_Attention, Entry):
-    """The entry, which acts as part of a composition only. Fields as of `_Attention`, D the width of the site."""
-
-    query: jax.Array
-    query_bias: jax.Array
-    key: jax.Array
-    value: jax.Array | None
-    temperature: jax.Array
-    strength: jax.Array
-    dropout: jax.Array | None
-    name: str
+    """The entry, which acts as part of a composition only; D is the width of the site."""
 
     def __call__(self, x, **_):
         raise self._alone()
@@ -98,17 +90,9 @@ class Fusion(_Attention, Entry):
 @node(arrays=("base", *_FIELDS), static=("name",))
 @dataclasses.dataclass(frozen=True)
 class KernelFusion(_Attention, Wrapping):
-    """The node, which acts as part of a composition only. base: kernel [in, out]; the others as of `_Attention`, D is `out`."""
+    """The node, which acts as part of a composition only. base: kernel [in, out]; D is `out`."""
 
     base: Any
-    query: jax.Array
-    query_bias: jax.Array
-    key: jax.Array
-    value: jax.Array | None
-    temperature: jax.Array
-    strength: jax.Array
-    dropout: jax.Array | None
-    name: str
 
     def around(self, x, product, key=None):
         raise self._alone()
@@ -165,7 +149,7 @@ class fusion:  # noqa: N801 (configs read `fusion(of=("en", "de"))`)
             logical, layers = place(path if of_kernel else site, jax.tree.leaves(value)[0].shape[0])
             if of_kernel:
                 make = Draw(key, f"{logical}/{self.name}", layers)
-                params = put(params, path, KernelFusion(value, *self._arrays(value.shape[-1], make), self.name))
+                params = put(params, path, KernelFusion(*self._arrays(value.shape[-1], make), self.name, base=value))
             else:
                 sites.setdefault(logical.removeprefix("blocks/"), set()).update(layers or ())
         for site, layers in sites.items():
