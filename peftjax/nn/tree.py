@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+_LAYER = re.compile(r"^blocks/(\d+)/(.*)$")
 _STACK = re.compile(r"^blocks(?:_(\d+)_(\d+))?$")
 
 
@@ -39,6 +40,12 @@ def place(path: str, leading: int) -> Place:
         return Place(path, None)
     start = int(match[1] or 0)
     return Place(f"blocks/{rest}" if rest else "blocks", range(start, start + leading))
+
+
+def numbered(path: str) -> tuple[str, int | None]:
+    """`blocks/7/attn/q` -> (`blocks/attn/q`, 7): a path with the layer's number taken apart; the number is None outside the stack."""
+    match = _LAYER.match(path)
+    return (path, None) if match is None else (f"blocks/{match[2]}", int(match[1]))
 
 
 def path_of(keys) -> str:

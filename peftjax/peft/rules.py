@@ -6,12 +6,15 @@ layers, with patterns for the numbers that differ from its own.
 """
 
 import collections
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
+from peftjax.nn.tree import numbered
 from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.lora import lora
 from peftjax.peft.select import module_of, named
+
+T = TypeVar("T")
 
 
 class Rule(NamedTuple):
@@ -30,21 +33,11 @@ def methods_of(rules: Mapping[str, Rule], layers: int, name: str, apart: bool = 
         rules: by path with the layer's number.
         apart: a head that is tied to the embedding does not follow.
     """
-    on: dict[str, dict[int | None, Rule]] = collections.defaultdict(dict)
-    for key, rule in rules.items():
-        number = int(key.split("/")[1]) if key.startswith("blocks/") else None
-        module = module_of(key)
-        on[module if number is None else module.replace(f"blocks/{number}/", "blocks/", 1)][number] = rule
-    groups: dict[tuple, dict[str, dict[int | None, Rule]]] = collections.defaultdict(dict)
-    for module, by_layer in on.items():
-        first = next(iter(by_layer.values()))
-        lies_on = tuple(sorted(number for number in by_layer if number is not None))
-        lies_on = None if lies_on in ((), tuple(range(layers))) else lies_on
-        groups[lies_on or (), first.kind.__name__, first.biased][module] = by_layer
+    found = {module_of(key): rule for key, rule in sorted(rules.items(), key=lambda item: (item[1].kind.__name__, item[1].biased))}
     methods = []
-    for (lies_on, kind, biased), modules in sorted(groups.items()):
-        shared = {"targets": tuple(named(module) for module in sorted(modules)), "layers": lies_on or None, "name": name}
-        if kind == dense_delta.__name__:
+    for (kind, biased), lies_on, modules in alike(found, layers, lambda rule: (rule.kind, rule.biased)):
+        shared = {"targets": tuple(named(module) for module in sorted(modules)), "layers": lies_on, "name": name}
+        if kind is dense_delta:
             methods.append(dense_delta(**shared))
             continue
         ranks = {module: {layer: rule.rank for layer, rule in by_layer.items()} for module, by_layer in modules.items()}
@@ -58,6 +51,28 @@ def methods_of(rules: Mapping[str, Rule], layers: int, name: str, apart: bool = 
         methods.append(lora(rank=rank, alpha=alpha, rank_pattern=exceptions(ranks, rank), alpha_pattern=exceptions(alphas, alpha),
                             lora_bias=biased, **shared, **tying))
     return tuple(methods)
+
+
+def alike(
+    found: Mapping[str, T], layers: int, kind: Callable[[T], Any]
+) -> list[tuple[Any, tuple[int, ...] | None, dict[str, dict[int | None, T]]]]:
+    """What one method can cover: (its kind, the layers it lies on, None for all, what is there by logical module and layer) for each group
+    of modules of one kind on the same layers. Those on all layers come first.
+
+    Args:
+        found: by module with the layer's number, `blocks/7/attn/q` or `embed`.
+        layers: of the base.
+        kind: what keeps modules apart.
+    """
+    apart: dict[tuple[str, Any], dict[int | None, T]] = collections.defaultdict(dict)
+    for path, one in found.items():
+        module, layer = numbered(path)
+        apart[module, kind(one)][layer] = one
+    groups: dict[tuple, dict[str, dict[int | None, T]]] = collections.defaultdict(dict)
+    for (module, own), by_layer in apart.items():
+        lies_on = tuple(sorted(layer for layer in by_layer if layer is not None))
+        groups[own, None if lies_on in ((), tuple(range(layers))) else lies_on][module] = by_layer
+    return [(own, lies_on, modules) for (own, lies_on), modules in sorted(groups.items(), key=lambda group: group[0][1] or ())]
 
 
 def exceptions(values: Mapping[str, Mapping[int | None, Any]], default: Any) -> dict[str, Any]:

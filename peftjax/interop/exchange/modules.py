@@ -6,13 +6,11 @@
 """
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peftjax.interop.families import Module, Weight, family_named, hf_modules
-
-_LAYER = re.compile(r"^blocks/(\d+)/")
+from peftjax.nn.tree import numbered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +89,9 @@ class Modules:
 
 def logical(path: str) -> str:
     """`blocks/7/attn/q` -> `blocks/attn/q`."""
-    return _LAYER.sub("blocks/", path)
+    return numbered(path)[0]
 
 
 def layer_of(path: str) -> int | None:
     """The layer's number in one of our paths, or None outside the stack."""
-    match = _LAYER.match(path)
-    return None if match is None else int(match[1])
+    return numbered(path)[1]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from peftjax.interop.exchange.modules import layer_of, logical
 from peftjax.peft.lora import lora
-from peftjax.peft.rules import exceptions
+from peftjax.peft.rules import alike, exceptions
 from peftjax.peft.select import named
 
 
@@ -35,29 +35,16 @@ def methods_for(
         patterns: for each number that may have exceptions, the method's field that holds them.
         settings: the same for all modules.
     """
-    on: dict[str, dict[int | None, Mapping[str, Any]]] = collections.defaultdict(dict)
-    for path, numbers in found.items():
-        on[logical(path)][layer_of(path)] = numbers
-    everywhere = frozenset(range(layers))
-    groups: dict[tuple, dict[str, dict[int | None, Mapping[str, Any]]]] = collections.defaultdict(dict)
-    for module, by_layer in on.items():
-        fixed = collections.defaultdict(dict)  # numbers without exceptions keep modules apart
-        for layer, numbers in by_layer.items():
-            fixed[tuple(numbers[name] for name in default if name not in patterns)][layer] = numbers
-        for values, part in fixed.items():
-            lies_on = frozenset(layer for layer in part if layer is not None)
-            groups[None if not lies_on or lies_on == everywhere else lies_on, values][module] = part
+    fixed = [name for name in default if name not in patterns]  # numbers without exceptions keep modules apart
     methods = []
-    for (lies_on, values), modules in sorted(groups.items(), key=lambda group: (group[0][0] is not None, sorted(group[0][0] or ()))):
-        own = dict(default) | dict(zip((name for name in default if name not in patterns), values, strict=True))
+    for values, lies_on, modules in alike(found, layers, lambda numbers: tuple(numbers[name] for name in fixed)):
+        own = dict(default) | dict(zip(fixed, values, strict=True))
         own_patterns = {
             field: exceptions({module: {i: n[name] for i, n in part.items()} for module, part in modules.items()}, own[name])
             for name, field in patterns.items()
         }
         targets = tuple(named(module) for module in sorted(modules))
-        methods.append(
-            make(**own, targets=targets, layers=None if lies_on is None else tuple(sorted(lies_on)), **own_patterns, **settings)
-        )
+        methods.append(make(**own, targets=targets, layers=lies_on, **own_patterns, **settings))
     return tuple(methods)
 
 
