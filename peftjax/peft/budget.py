@@ -50,18 +50,38 @@ def of_covariances(covariances: Mapping[str, Any], widths: Mapping[str, int]) ->
     return found
 
 
-def spend(
+def spend(gains: Mapping[str, Gains], *, name: str = "default", settings: Mapping[str, Any] = {}, **budget: Any) -> tuple[lora, ...]:  # noqa: B006
+    """The LoRAs that a budget buys, called `name`.
+
+    Args:
+        settings: of `lora`, the same for all.
+        budget: arguments of `buy`, and errors as there.
+    """
+    return loras(buy(gains, **budget), layers_of(gains), name, **settings)
+
+
+def loras(ranks: Mapping[str, int], layers: int, name: str = "default", **settings: Any) -> tuple[lora, ...]:
+    """LoRAs of these ranks, by path with the layer's number, on a base of so many layers."""
+    methods = methods_of({key: Rule(lora, rank) for key, rank in ranks.items()}, layers, name)
+    return tuple(dataclasses.replace(method, **settings) for method in methods)
+
+
+def layers_of(gains: Mapping[str, Gains]) -> int:
+    """How many layers the base has, as far as its kernels' gains say."""
+    return max((place(path, len(gain.values)).layers or range(0)).stop for path, gain in gains.items())
+
+
+def buy(
     gains: Mapping[str, Gains], *, parameters: int | None = None, nbytes: int | None = None, bytes_each: int = 4, max_rank: int = 64,
-    cut: bool = False, name: str = "default", **settings: Any,
-) -> tuple[lora, ...]:
-    """The LoRAs that a budget buys.
+    cut: bool = False,
+) -> dict[str, int]:
+    """The ranks that a budget buys, by path with the layer's number, `blocks/7/attn/q/kernel`.
 
     Args:
         gains: by path of the tree, with all layers.
         parameters, nbytes: the budget, one of the two: numbers in A and B, or their bytes at `bytes_each`.
         max_rank: of any kernel.
         cut: a kernel may be left out on some layers, which cuts the stack there; else it is adapted on all or on none.
-        settings: of `lora`, the same for all.
 
     Raises:
         ValueError: no budget or two, or one that buys nothing, with what the cheapest would cost; gains that are not finite.
@@ -91,9 +111,7 @@ def spend(
     if not ranks:
         raise ValueError(f"a budget of {budget:,} parameters buys no row anywhere: the cheapest {'row' if cut else 'stack of rows'} takes "
                          f"{cheapest:,}")
-    layers = max((place(path, len(gain.values)).layers or range(0)).stop for path, gain in gains.items())
-    methods = methods_of({key: Rule(lora, rank) for key, rank in ranks.items()}, layers, name)
-    return tuple(dataclasses.replace(method, **settings) for method in methods)
+    return ranks
 
 
 def _first(path: str, gain: Gains, cut: bool) -> list[tuple]:

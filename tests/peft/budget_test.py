@@ -57,9 +57,9 @@ def test_rows_go_where_they_gain_most():
 
 
 def test_bytes_are_numbers_times_their_size_and_settings_pass_through():
-    gains = of_gradients(gradients(0))
-    assert spend(gains, nbytes=8000, bytes_each=2, dropout=0.1, name="tone") == spend(gains, parameters=4000, dropout=0.1, name="tone")
-    assert all(m.dropout == 0.1 and m.name == "tone" for m in spend(gains, nbytes=8000, dropout=0.1, name="tone"))
+    gains, also = of_gradients(gradients(0)), {"dropout": 0.1}
+    assert spend(gains, nbytes=8000, bytes_each=2, settings=also, name="tone") == spend(gains, parameters=4000, settings=also, name="tone")
+    assert all(m.dropout == 0.1 and m.name == "tone" for m in spend(gains, nbytes=8000, settings=also, name="tone"))
     assert max(bought(spend(gains, parameters=10**6, max_rank=3)).values()) == 3
 
 
