@@ -1,0 +1,42 @@
+"""Times what adapters cost: prompts, tokens, training steps, memory, in turns with the base on this machine; a table, JSON and a picture.
+
+    python scripts/latency.py --config configs/studies/pc2.py [--config.rounds=50] [--config.base.uri=/models/mine] [--to runs/latency]
+"""
+
+import json
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from peftjax.huge_pages import restart_with_huge_pages
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file as configs/studies/pc2.py, see peftjax.study.latency_config.")
+TO = flags.DEFINE_string("to", None, "Folder for latency.json, latency.md and latency.png; default runs/latency-<config>.")
+
+
+def main(_):
+    from peftjax.files import replacing
+    from peftjax.study.latency import measure
+    from peftjax.study.latency_config import arms_of, base_of, cases_of
+    from peftjax.study.latency_plot import write_plot
+    from peftjax.study.latency_table import as_data, as_table
+    from peftjax.train.startup import use_compilation_cache
+
+    config, arms, cases = CONFIG.value, arms_of(CONFIG.value), cases_of(CONFIG.value)
+    use_compilation_cache()
+    found = measure(base_of(config), arms, cases, rounds=config.rounds, budget_s=config.budget_s, unroll=config.unroll)
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    stem, _, variant = Path(name).name.partition(":")
+    folder = Path(TO.value or f"runs/latency-{Path(stem).stem}{'-' if variant else ''}{variant}")
+    for file, text in {"latency.json": json.dumps(as_data(found), indent=1), "latency.md": as_table(found)}.items():
+        with replacing(folder / file) as partial:
+            partial.write_text(text + "\n")
+    write_plot(found, folder / "latency.png")
+    print(f"{as_table(found)}\n\n{folder}/latency.png")
+
+
+if __name__ == "__main__":
+    restart_with_huge_pages()
+    flags.mark_flag_as_required("config")
+    app.run(main)
