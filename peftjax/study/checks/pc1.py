@@ -1,0 +1,144 @@
+"""PC1: merging is exact, and what is switched off leaves the base bit for bit (LoRA, 2106.09685; DoRA, 2402.09353; PiSSA, 2404.02948).
+
+For each base and each method: attached as it starts, then with every trainable moved by noise, as if it were trained; logits beside the
+base, merged, and detached again; greedy texts of both forms.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from peftjax.data.sources import load_records
+from peftjax.interop.base import Base, load_base
+from peftjax.interop.fingerprint import fingerprint
+from peftjax.models.decoder import Decoder
+from peftjax.models.generate import generate_ids
+from peftjax.nn.tree import flatten, unflatten_like
+from peftjax.peft import attach, combine, detach, merge, partition
+from peftjax.peft.spec import from_data
+from peftjax.study.checks.finding import FAILS, HOLDS, Claim, Finding, Plot, Table
+from peftjax.train.inputs import pick
+
+LOGITS = 1e-4  # what merged and unmerged logits may differ by, in float32
+ROWS = 8  # prompts of a forward pass
+
+
+def default_config() -> ConfigDict:
+    """All fields: names of `bases` and their URIs, `methods` by name as data, those that must `refuse` to merge, the noise of the moved
+    state, and how many prompts of how many tokens are read and go on for `max_new` tokens."""
+    return ConfigDict({
+        "check": "pc1", "bases": {}, "methods": {}, "refuse": {}, "noise": 0.02, "prompts": 64, "length": 16, "max_new": 8,
+    })
+
+
+def pieces(config: ConfigDict, folder: Path, say: Callable[[str], None]) -> dict[str, Callable[[], dict]]:
+    """One piece a base and method."""
+    load = functools.cache(lambda uri: load_base(uri))
+    found: dict[str, Callable[[], dict]] = {}
+    for base, uri in config.bases.items():
+        for name, method in config.methods.items():
+            found[f"{base}/{name}"] = functools.partial(_of_method, config, load, uri, from_data(method.to_dict()))
+        for name, method in config.refuse.items():
+            found[f"{base}/{name}, refused"] = functools.partial(_refused, load, uri, from_data(method.to_dict()))
+    return found
+
+
+def moved(params: dict, noise: float, key: jax.Array) -> dict:
+    """The tree with normal noise of this deviation on every trainable value."""
+    trainable, frozen = partition(params)
+    flat = flatten(trainable)
+    keys = jax.random.split(key, len(flat))
+    flat = {path: leaf + noise * jax.random.normal(k, leaf.shape, leaf.dtype) for (path, leaf), k in zip(flat.items(), keys, strict=True)}
+    return combine(unflatten_like(trainable, flat), frozen)
+
+
+def _of_method(config: ConfigDict, load: Callable[[str], Base], uri: str, method: Any) -> dict[str, Any]:
+    base = load(uri)
+    model, prompts = Decoder(base.config), _prompts(base, config.prompts, config.length)
+    forward = jax.jit(lambda params, ids: model.apply({"params": params}, ids))
+    logits = lambda params: [np.asarray(forward(params, prompts[i:i + ROWS])) for i in range(0, len(prompts), ROWS)]  # noqa: E731
+    plain = logits(base.params)
+    started = attach(base.params, [method], jax.random.key(0))
+    at_start = _largest(plain, logits(started))
+    changed = moved(started, config.noise, jax.random.key(1))
+    beside = logits(changed)
+    whole = merge(changed)
+    folded = logits(whole)
+    off = logits(detach(changed))
+    texts = [generate_ids(model, params, prompts.tolist(), base.tokenizer.eos_id, max_new=config.max_new, batch_size=len(prompts),
+                          vocab=base.tokenizer.vocab_size) for params in (changed, whole)]
+    return {
+        "start": at_start, "effect": _largest(plain, beside), "merged": _largest(beside, folded),
+        "same texts": sum(a == b for a, b in zip(*texts, strict=True)), "texts": len(prompts),
+        "detached": _largest(plain, off), "restored": fingerprint(base.params) == base.fingerprint,
+    }
+
+
+def _refused(load: Callable[[str], Base], uri: str, method: Any) -> dict[str, Any]:
+    try:
+        merge(attach(load(uri).params, [method], jax.random.key(0)))
+    except TypeError as error:
+        return {"refused": str(error)}
+    return {"refused": None}
+
+
+def _prompts(base: Base, count: int, length: int) -> np.ndarray:
+    """int32 [count, length], the beginnings of texts that are long enough."""
+    records, _ = load_records("general")
+    rows = [ids[:length] for record in pick(records, 0) if len(ids := base.tokenizer.encode(record.response)) >= length]
+    return np.asarray(rows[:count], np.int32)
+
+
+def _largest(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    """The largest difference; infinity where one is not a number."""
+    found = max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(a, b, strict=True))
+    return found if math.isfinite(found) else math.inf
+
+
+def judge(measured: dict[str, dict]) -> Finding:
+    """The verdicts from the pieces' data."""
+    merged = {name: piece for name, piece in measured.items() if "merged" in piece}
+    refused = {name: piece["refused"] for name, piece in measured.items() if "refused" in piece}
+    claims = []
+    worst = max(merged, key=lambda name: merged[name]["merged"])
+    claims.append(_claim("merged = unmerged logits, float32", f"max |difference| <= {LOGITS:g}",
+                         f"{merged[worst]['merged']:.1e} at most ({worst})", merged[worst]["merged"] <= LOGITS))
+    other = {name: piece for name, piece in merged.items() if piece["same texts"] < piece["texts"]}
+    texts = sum(piece["texts"] for piece in merged.values())
+    claims.append(_claim("greedy texts are the same", "all", f"{sum(p['same texts'] for p in merged.values())} of {texts}"
+                         + (f"; others in {', '.join(other)}" if other else ""), not other))
+    start = max(merged, key=lambda name: merged[name]["start"])
+    claims.append(_claim("a method that starts as the base starts as it", f"max |difference| <= {LOGITS:g}",
+                         f"{merged[start]['start']:.1e} at most ({start}); exactly 0 in "
+                         f"{sum(p['start'] == 0 for p in merged.values())} of {len(merged)}", merged[start]["start"] <= LOGITS))
+    claims.append(_claim("detached = base, bit for bit", "0", f"{max(p['detached'] for p in merged.values()):g}",
+                         all(p["detached"] == 0 for p in merged.values())))
+    claims.append(_claim("the base that was merged into is still there, bit for bit", "same fingerprint",
+                         f"{sum(p['restored'] for p in merged.values())} of {len(merged)}", all(p["restored"] for p in merged.values())))
+    if refused:
+        said = f"{sum(map(bool, refused.values()))} of {len(refused)}"
+        claims.append(_claim("control: what has no dense form refuses to merge", "all", said, all(refused.values())))
+    rows = [(name, f"{p['effect']:.2f}", f"{p['start']:.1e}", f"{p['merged']:.1e}", f"{p['same texts']}/{p['texts']}")
+            for name, p in merged.items()]
+    number = range(1, len(merged) + 1)
+    return Finding(
+        f"{len(merged)} pairs of base and method, {next(iter(merged.values()))['texts']} prompts each, every trained value moved by noise.",
+        tuple(claims),
+        (Table("Largest differences of logits", ("base and method", "the adapter's effect", "at its start", "merged", "texts"), rows),),
+        Plot("Merged against unmerged", "pair of base and method, in the table's order", "largest difference of a logit", {
+            "what the adapter changes": (list(number), [p["effect"] for p in merged.values()]),
+            "merged against unmerged": (list(number), [p["merged"] for p in merged.values()]),
+            "bound": (list(number), [LOGITS] * len(merged)),
+        }, log_y=True, joined=False),
+    )
+
+
+def _claim(what: str, predicted: str, measured: str, holds: bool) -> Claim:
+    return Claim(what, predicted, measured, HOLDS if holds else FAILS)
