@@ -74,7 +74,7 @@ def _kept(value: Any) -> Any:
         marks = {field: jax.tree.map(lambda _: True, child) if field in fields else _kept(child)
                  for field, child in own.items() if field not in absent}
         return dataclasses.replace(value, **{field: own[field] for field in absent}, **marks)
-    return False
+    return None if value is None else False
 
 
 def combine(trainable: dict, frozen: dict) -> dict:

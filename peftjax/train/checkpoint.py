@@ -69,6 +69,12 @@ class Checkpoints:
         self._damaged: set[int] = set()
         self._checkpointer = None
 
+    @classmethod
+    def of(cls, config, directory, specification: Mapping) -> "Checkpoints":
+        """Those of a run as its `config.checkpoint` has them; its score is a loss."""
+        options = config.checkpoint
+        return cls(directory, specification, options.keep_newest, options.keep_every or None, "min" if options.best else None)
+
     def __enter__(self) -> "Checkpoints":
         return self
 

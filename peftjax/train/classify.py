@@ -21,6 +21,11 @@ from peftjax.train.held import Held
 from peftjax.train.routes import arrange
 
 
+def _nll(log_probabilities: np.ndarray, held: Held) -> np.ndarray:
+    """[rows, C] -> of each row's own label [rows]."""
+    return -np.take_along_axis(log_probabilities, held.tokens.labels[:, None], axis=1)[:, 0]
+
+
 class ClassEvaluator:
     """Evaluates parameters of one encoder; the counterpart of `peftjax.train.evaluate.Evaluator`.
 
@@ -60,6 +65,10 @@ class ClassEvaluator:
             found[batch.rows[used]] = values[used]
         return found
 
+    def loss(self, name: str, trainable: Any, frozen: Any) -> float:
+        """Mean nats a text of one held-out set, and nothing else."""
+        return float(_nll(self.log_probabilities(name, trainable, frozen), self.held[name]).mean())
+
     def run(self, step: int, split: str, trainable: Any, frozen: Any, base_general_loss: float | None = None) -> dict:
         """One evaluation as plain data, as of `Evaluator.run`; a classifier has no general text, and nothing to forget on it.
 
@@ -70,7 +79,7 @@ class ClassEvaluator:
         found: dict[str, Any] = {"step": step, "split": split, "metrics": {}, "predictions": []}
         curve = curve_set(self.options, self.held)
         scores = {name: self.log_probabilities(name, trainable, frozen) for name in sorted({curve, split} & set(self.held))}
-        nll = {name: -np.take_along_axis(s, self.held[name].tokens.labels[:, None], axis=1)[:, 0] for name, s in scores.items()}
+        nll = {name: _nll(values, self.held[name]) for name, values in scores.items()}
         if curve in scores:
             found |= {"losses_of": curve, "loss": float(nll[curve].mean())}
         if split in scores:

@@ -115,6 +115,7 @@ def default_config() -> ConfigDict:
         "eval": {
             "every": 0,  # steps; 0 is before and after training only
             "at_end": ("test",),  # splits measured before and after training; a trial of tuning takes ("validation",)
+            "patience": 0,  # evaluations at intervals without a lower loss on validation after which a run ends early; 0 is never
             "before": True, "metrics": ("exact_match",), "batch_size": 8,
             "rows": 256,  # held-out rows of a split; 0 is all of them
             "generate": True, "max_new": 64, "generate_batch_size": 64,
@@ -175,6 +176,8 @@ def check(config: ConfigDict) -> None:
     for split in config.eval.at_end:
         if split not in HELD_OUT:
             raise ValueError(f"config.eval.at_end has {split!r}{did_you_mean(split, HELD_OUT)}; it may have {', '.join(HELD_OUT)}")
+    if config.eval.patience and not config.eval.every:
+        raise ValueError(f"config.eval.patience is {config.eval.patience} evaluations at intervals; config.eval.every sets the interval")
     if not config.eval.at_end or len(set(config.eval.at_end)) < len(config.eval.at_end):
         raise ValueError(f"config.eval.at_end is {tuple(config.eval.at_end)}; it must name a split, and none twice")
     for metric in config.eval.metrics:

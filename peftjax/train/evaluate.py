@@ -5,6 +5,7 @@ untouched base, which is what the evaluation before training measures.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,6 +43,12 @@ class RowLosses:
         }
 
 
+@functools.partial(jax.jit, static_argnames="model")
+def _losses(model: Decoder, trainable: Any, frozen: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    """`token_losses`, compiled once for all evaluators of a model."""
+    return token_losses(model, arrange(combine(trainable, frozen), batch), batch)
+
+
 def curve_set(options: Any, held: Mapping[str, Held]) -> str:
     """The set whose loss is followed over all steps: validation where it is measured at intervals, else the first of those at the end."""
     return "validation" if options.every and "validation" in held else options.at_end[0]
@@ -72,7 +79,6 @@ class Evaluator:
         self, model: Decoder, tokenizer: Any, options: Any, held: dict[str, Held], length: int, say: Callable[[str], None] = lambda _: None
     ):
         self.model, self.tokenizer, self.options, self.held, self.length, self.say = model, tokenizer, options, held, length, say
-        self._losses = jax.jit(lambda trainable, frozen, batch: token_losses(model, arrange(combine(trainable, frozen), batch), batch))
 
     def row_losses(self, name: str, trainable: Any, frozen: Any) -> RowLosses:
         """Losses of every row of one held-out set. For a tree without adapters `trainable` is `nothing(params)`."""
@@ -80,13 +86,17 @@ class Evaluator:
         self.say(f"evaluating: losses of {len(rows)} rows of {name}")
         nll, tokens, right = (np.zeros(len(rows)) for _ in range(3))
         for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max())), share="auto"):
-            losses, hits = jax.device_get(self._losses(trainable, frozen, batch._replace(rows=None)))
+            losses, hits = jax.device_get(_losses(self.model, trainable, frozen, batch._replace(rows=None)))
             used = batch.weights > 0
             row = batch.rows[used]
             np.add.at(nll, row, losses[used])
             np.add.at(tokens, row, 1)
             np.add.at(right, row, hits[used])
         return RowLosses(nll, tokens, right)
+
+    def loss(self, name: str, trainable: Any, frozen: Any) -> float:
+        """Mean nats a token of one held-out set, and nothing else."""
+        return self.row_losses(name, trainable, frozen).summary()["loss"]
 
     def predictions(self, name: str, trainable: Any, frozen: Any) -> list[str]:
         """Greedy answers to the prompts of one held-out set, in the order of its rows."""

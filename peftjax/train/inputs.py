@@ -80,10 +80,22 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1), task
     counts["train"] |= train.report
     for name, rows in held.items():
         counts[name] = counts.get(name, {}) | {f"held {what}": count for what, count in rows.tokens.report.items()}
-    batches = Batches(train, config.train.batch_size, data.length, config.train.seed, layout=data.layout,
-                      share=data.share_prefixes if task.causal else "off", process_index=process[0], process_count=process[1])
+    batches = _batches(train, task, config, process)
     counts["train"] |= batches.report
     return Inputs(batches, held, {"splits": counts, "source": report}, fingerprint, task)
+
+
+def in_order(inputs: Inputs, config: Any, process: tuple[int, int] = (0, 1)) -> Inputs:
+    """The same inputs in the order of another `config.train.seed`; all else in the config that has to do with data must be the same."""
+    batches, splits = _batches(inputs.train.rows, inputs.task, config, process), inputs.report["splits"]
+    splits = splits | {"train": splits["train"] | batches.report}
+    return dataclasses.replace(inputs, train=batches, report=inputs.report | {"splits": splits})
+
+
+def _batches(rows: Any, task: Task, config: Any, process: tuple[int, int]) -> Batches:
+    data = config.data
+    return Batches(rows, config.train.batch_size, data.length, config.train.seed, layout=data.layout,
+                   share=data.share_prefixes if task.causal else "off", process_index=process[0], process_count=process[1])
 
 
 def pick(records: Sequence[Record], count: int) -> list[Record]:

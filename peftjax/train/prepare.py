@@ -40,6 +40,7 @@ class Prepared:
     Attributes:
         model: the decoder or encoder.
         frozen: what is not trained, placed on the mesh.
+        own: the leaves of `frozen` that came with the methods; None where the base's are.
         optimiser: of the trainables.
         state: the state before the first step.
         state_shardings: where its leaves live.
@@ -49,6 +50,7 @@ class Prepared:
 
     model: Decoder | Encoder
     frozen: Any
+    own: Any
     optimiser: Any
     state: TrainState
     state_shardings: Any
@@ -87,7 +89,8 @@ def prepare_model(
     methods = task.methods([from_data(method.to_dict()) for method in config.peft])
     segments = segments_of(config.model.segments, methods, base.config.layers)
     key = jax.random.key(config.train.seed)
-    params = attach(cut(base.params, base.config, segments), methods, jax.random.fold_in(key, 0))
+    bare = cut(base.params, base.config, segments)
+    params = attach(bare, methods, jax.random.fold_in(key, 0))
     for start in starts:
         params = fill(params, start.adapter, start.name, start.path)
     new = [method for method in methods if method.name not in {start.name for start in starts}]
@@ -95,9 +98,12 @@ def prepare_model(
         params = _initialised(make_model(base.config, config.model, segments), params, new, batches(), jax.random.fold_in(key, 0))
     if (plan := composition(config)) is not None:
         params = compose(params, plan)
+    theirs = {id(leaf) for leaf in jax.tree.leaves(bare)}  # a method shares the arrays that it does not change
+    added = jax.tree.map(lambda leaf: id(leaf) not in theirs, params)
     placed = shardings(params, mesh)
     params = jax.device_put(params, placed)
     trainable, frozen = partition(params, set(adapters(params)) - set(held(starts)))
+    own = jax.tree.map(lambda leaf, mine: leaf if mine else None, frozen, added, is_leaf=lambda leaf: leaf is None)
     optimiser = make_optimiser(config.optimizer, config.train.steps, trainable, roles(params), params)
     abstract = jax.eval_shape(lambda t, k: new_state(t, optimiser, k), trainable, key)
     trained_at = jax.tree.map(lambda leaf, s: None if leaf is None else s, trainable, placed, is_leaf=lambda x: x is None)
@@ -106,7 +112,7 @@ def prepare_model(
     state = jax.jit(lambda t, k: new_state(t, optimiser, k), out_shardings=where)(trainable, run_key)
     dropout = any(getattr(method, "dropout", 0) for method in methods)
     return Prepared(
-        make_model(base.config, config.model, segments), frozen, optimiser, state, where, dropout, table(params, trainable),
+        make_model(base.config, config.model, segments), frozen, own, optimiser, state, where, dropout, table(params, trainable),
         totals(params, trainable),
     )
 
@@ -124,9 +130,9 @@ def _initialised(model: Decoder | Encoder, params: dict, methods: list, batches:
     return initialise(params, methods, found, key)
 
 
-def check_reads(model: Decoder | Encoder, state: TrainState, frozen: Any, batch: Any) -> None:
+def check_reads(model: Decoder | Encoder, trainable: Any, frozen: Any, batch: Any) -> None:
     """Every trainable leaf must reach the loss: refuses adapters that no site or kernel of the model reads."""
-    def losses(trainable, rest, data):
-        return token_losses(model, arrange(combine(trainable, rest), data), data)[0]
+    def losses(trained, rest, data):
+        return token_losses(model, arrange(combine(trained, rest), data), data)[0]
 
-    require_read(losses, state.trainable, frozen, batch)
+    require_read(losses, trainable, frozen, batch)

@@ -51,7 +51,7 @@ class Task(Protocol):
         """The methods of the config, with what the task fills in."""
 
     def evaluator(self, model: Any, tokenizer: Any, config: Any, held: Mapping[str, Held], say: Callable[[str], None]) -> Any:
-        """An object with `run(step, split, trainable, frozen, base_general_loss) -> dict`."""
+        """An object with `run(step, split, trainable, frozen, base_general_loss) -> dict` and `loss(split, trainable, frozen) -> float`."""
 
     def specification(self) -> dict[str, Any]:
         """What a checkpoint must agree with, as plain data."""

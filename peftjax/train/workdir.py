@@ -5,6 +5,7 @@
     evaluations/       one JSON file an evaluation, with its predictions: <step>.json, of several splits <step>-<split>.json
     metrics.jsonl      scalars by step
     result.json, report.md, *.png      at the end
+    failed.json, stopped.json          of a member of a population that diverged, or lost a comparison
 """
 
 import fcntl
@@ -17,6 +18,7 @@ from peftjax.train.config import config_hash, differences, flat_config, flatten_
 
 # Fields that may change between two commands of one run: they alter what is kept or shown, not what is computed.
 FREE = ("checkpoint.", "log.")
+MARKS = ("failed", "stopped")
 
 
 def default_workdir(name: str, config: Any) -> Path:
@@ -61,6 +63,16 @@ class WorkDir:
         """Whether the run's result is there."""
         return (self.path / "result.json").exists()
 
+    def mark(self, status: str, found: dict) -> None:
+        """Writes down how a run that is not done ended: `failed.json` or `stopped.json`."""
+        with replacing(self.path / f"{status}.json") as partial:
+            partial.write_text(json.dumps(found, indent=1))
+
+    def unmark(self) -> None:
+        """Takes such marks away: the run goes on."""
+        for status in MARKS:
+            (self.path / f"{status}.json").unlink(missing_ok=True)
+
     def close(self) -> None:
         """Lets another process in."""
         if self._lock is not None:
@@ -74,6 +86,6 @@ class WorkDir:
 
     def evaluations(self, until: int | None = None) -> list[dict]:
         """Stored evaluations in the order of their steps, up to step `until`."""
-        files = sorted((self.path / "evaluations").glob("[0-9]*.json"))
+        files = sorted((self.path / "evaluations").glob("[0-9]*.json"), key=lambda file: file.stem)
         return [json.loads(file.read_text()) for file in files if until is None or int(file.stem.split("-")[0]) <= until]
 

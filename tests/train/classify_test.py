@@ -16,8 +16,9 @@ from peftjax.peft.partition import combine
 from peftjax.train.checkpoint import stored_specification
 from peftjax.train.config import methods
 from peftjax.train.inputs import prepare
+from peftjax.train.journal import Journal
 from peftjax.train.logs import read_metrics
-from peftjax.train.loop import Loop, run
+from peftjax.train.loop import run
 from peftjax.train.prepare import prepare_model
 from peftjax.train.sharding import make_mesh
 from peftjax.train.task import task_for
@@ -56,7 +57,7 @@ def test_a_run_learns_and_leaves_result_and_report(finished):
 
 
 def test_stopped_anywhere_the_same_command_goes_on_bit_for_bit(finished, tiny, tmp_path, monkeypatch):
-    count = Loop.count
+    count = Journal.count
 
     def stopped_at(last):
         def stopping(self, number, *rest):
@@ -68,7 +69,7 @@ def test_stopped_anywhere_the_same_command_goes_on_bit_for_bit(finished, tiny, t
 
     for last in (6, 15):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(Loop, "count", stopped_at(last))
+            patched.setattr(Journal, "count", stopped_at(last))
             run(tiny_config(tiny), tmp_path)
     run(tiny_config(tiny), tmp_path)
     assert losses(tmp_path) == losses(finished)

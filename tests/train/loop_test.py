@@ -123,6 +123,19 @@ def test_a_trial_of_tuning_never_looks_at_the_test_set(finished, tiny, tmp_path)
     assert "## Metrics on validation" in report and "## Metrics on test" in report
 
 
+def test_a_run_whose_patience_is_over_ends_and_ends_there_again(tiny, tmp_path):
+    config = tiny_config(tiny)
+    config.optimizer.learning_rate, config.eval.every, config.eval.patience, config.eval.before = 0.0, 2, 2, False
+    first = run(config, tmp_path)
+    evaluations = json.loads((first / "result.json").read_text())["evaluations"]
+    assert [(e["step"], e["split"]) for e in evaluations] == [(n, "validation") for n in (2, 4, 6)] + [(6, "test")]
+    assert len([line for line in read_metrics(first) if "loss" in line]) == 6
+    (first / "result.json").unlink()
+    run(config, first)
+    assert json.loads((first / "result.json").read_text())["evaluations"] == evaluations
+    assert len([line for line in read_metrics(first) if "loss" in line]) == 6
+
+
 @pytest.mark.slow  # a whole run
 def test_pmap_runs_from_config_to_report(finished, tiny, tmp_path):
     config = tiny_config(tiny)

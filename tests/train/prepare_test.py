@@ -89,5 +89,5 @@ def test_an_adapter_that_nothing_reads_is_refused():
     lost = put(params, "blocks/attn/mlp_out", params["blocks"]["mlp_out"])
     trainable, frozen = partition(lost)
     with pytest.raises(ValueError, match="read by nothing in the model: blocks/attn/mlp_out/default/down"):
-        check_reads(found.model, found.state.replace(trainable=trainable), frozen, train_batch())
-    check_reads(found.model, found.state, found.frozen, train_batch())
+        check_reads(found.model, trainable, frozen, train_batch())
+    check_reads(found.model, found.state.trainable, found.frozen, train_batch())

@@ -23,12 +23,14 @@ from peftjax.train.adapters import of_run
 from peftjax.train.checkpoint import Checkpoints, stored_specification
 from peftjax.train.config import check, loaded, methods
 from peftjax.train.inputs import prepare
+from peftjax.train.journal import Journal
 from peftjax.train.logs import read_metrics
-from peftjax.train.loop import Loop, restored, run
+from peftjax.train.loop import run
 from peftjax.train.loss import token_losses
 from peftjax.train.prepare import prepare_model
 from peftjax.train.sharding import make_mesh
 from peftjax.train.start import start_of, with_start
+from peftjax.train.stored import restored
 
 
 def config_of(folder, adapter=None, *more):
@@ -128,14 +130,14 @@ def test_it_trains_on_and_leaves_the_base_and_its_scales_alone(tiny, first, seco
 def interrupted(config, workdir, monkeypatch, after: int):
     """The run, stopped in the middle of a step."""
     with monkeypatch.context() as patched:
-        count = Loop.count
+        count = Journal.count
 
         def stop(self, number, *rest):
             if number > after:
                 raise KeyboardInterrupt
             return count(self, number, *rest)
 
-        patched.setattr(Loop, "count", stop)
+        patched.setattr(Journal, "count", stop)
         with pytest.raises(KeyboardInterrupt):
             run(config, workdir)
 

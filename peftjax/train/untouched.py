@@ -1,0 +1,35 @@
+"""The base without adapters, as evaluations compare with it: each measurement of it is made once, however many runs ask."""
+
+from collections.abc import Callable
+from typing import Any
+
+from peftjax.peft.partition import nothing
+
+
+class Untouched:
+    """Evaluations of the base alone.
+
+    Args:
+        evaluator: see `peftjax.train.task`.
+        params: gives the base's parameters; asked when there is something to measure.
+    """
+
+    def __init__(self, evaluator: Any, params: Callable[[], Any]):
+        self._evaluator, self._params = evaluator, params
+        self._evaluations: dict[str, dict] = {}
+        self._general: float | None = None
+
+    def evaluation(self, split: str) -> dict:
+        """The evaluation of step 0 on a split."""
+        if split not in self._evaluations:
+            params = self._params()
+            found = self._evaluations[split] = self._evaluator.run(0, split, nothing(params), params, None)
+            self._general = found.get("general_loss", self._general)
+        return self._evaluations[split]
+
+    def general_loss(self) -> float:
+        """Its loss on the general text, in nats a token."""
+        if self._general is None:
+            params = self._params()
+            self._general = self._evaluator.loss("general", nothing(params), params)
+        return self._general
