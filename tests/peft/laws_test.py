@@ -33,6 +33,7 @@ from peftjax.models.decoder import Decoder, abstract_params, cut
 from peftjax.nn.kernels import Entry, Kernel, dense, dot
 from peftjax.nn.shared import fill
 from peftjax.nn.tree import flatten, unflatten_like, walk
+from peftjax.peft import spec
 from peftjax.peft.across_layers import across_layers
 from peftjax.peft.adalora import adalora
 from peftjax.peft.attach import attach, detach
@@ -151,6 +152,9 @@ METHODS = {
         norm_only(name="norms"),
     ),
 }
+ELSEWHERE = {  # the same laws, beside what they need
+    "classifier": "encoder_laws_test", "dense_delta": "delta_test", "fusion": "fusion_test", "gated_lora": "gated_lora_test",
+}  # fmt: skip
 ONLY_NEAR_THE_BASE = {
     "lora orthogonal": 1e-6,
     "low rank": 1e-5,  # PiSSA's part is added and subtracted
@@ -185,6 +189,11 @@ def trained(name: str) -> dict:
 )
 def optimised(params, ids):
     return Decoder(TIED).apply({"params": params}, ids)
+
+
+def test_every_method_there_is_keeps_them():
+    found = {type(method).__name__ for row in METHODS.values() for method in row}
+    assert found | set(ELSEWHERE) == set(spec.METHODS) and not found & set(ELSEWHERE)
 
 
 @every_method
@@ -371,8 +380,10 @@ def members(name: str):
 POPULATION = jax.vmap(jax.value_and_grad(member_loss), in_axes=(0, None, None))
 
 
-@pytest.mark.slow  # compiles a vmapped step: twenty seconds
-@pytest.mark.parametrize("name", ["lora patterns", "dora", "full", "mixed"])
+@pytest.mark.slow  # compiles two steps for each: a minute
+@pytest.mark.parametrize("name", [
+    "lora patterns", "dora", "full", "mixed", "transforms", "modules", "context", "across layers", "deltas", "more deltas", "low rank",
+])
 def test_a_member_of_a_population_is_its_solo_run(name):
     solos, stacked, frozen = members(name)
     losses, grads = jax.jit(POPULATION)(stacked, frozen, train_batch())

@@ -15,19 +15,26 @@ from peftjax.interop.exchange.adapter import Adapter, digest, extract
 from peftjax.interop.exchange.load import adapt
 from peftjax.interop.exchange.native import read_native, write_native
 from peftjax.models.decoder import cut
-from peftjax.peft import attach, bitfit, bottleneck, classifier, cut_points, full, head_only, lora, norm_only
+from peftjax.peft import attach, bitfit, bottleneck, classifier, cut_points, full, head_only, lora, norm_only, spec
+from peftjax.peft.across_layers import across_layers
 from peftjax.peft.adalora import adalora
+from peftjax.peft.boft import boft
 from peftjax.peft.compacter import compacter
+from peftjax.peft.delora import delora
+from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.fourierft import fourierft
+from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.gralora import gralora
+from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
 from peftjax.peft.ia3 import ia3
 from peftjax.peft.invertible import invertible
 from peftjax.peft.loha import loha
 from peftjax.peft.lokr import lokr
+from peftjax.peft.miss import miss
 from peftjax.peft.oft import oft
 from peftjax.peft.prefix import prefix
-from peftjax.peft.prompt import p_tuning
+from peftjax.peft.prompt import p_tuning, prompt_tuning
 from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import direft
 from peftjax.peft.road import road
@@ -53,9 +60,19 @@ METHODS = {
     "a prompt's encoder": ("llama", [p_tuning(length=2, hidden=3)]),
     "a prefix's encoder": ("llama", [prefix(length=2, hidden=3, gates=2)]),
     "DiReFT": ("llama", [direft(rank=2, prefix_positions=2, suffix_positions=1)]),
+    "other deltas": ("llama", [
+        hira(rank=2, targets="q_proj"), miss(rank=4, targets="k_proj"), delora(rank=2, targets="v_proj"), dense_delta(targets="o_proj"),
+        gated_lora(rank=2, targets="up_proj"), boft(targets="down_proj"),
+    ]),
+    "shared by layers": ("llama", [across_layers(lora(rank=2)), prompt_tuning(length=2)]),
     "PHM": ("llama", [compacter(size=8), invertible()]),
     "classifier": ("bert", [lora(rank=2), classifier(labels=("no", "yes"))]),
 }  # fmt: skip
+
+
+def test_every_method_there_is_can_be_stored():
+    found = {type(method).__name__ for _, row in METHODS.values() for method in row}
+    assert found | {"fusion"} == set(spec.METHODS)  # that is beside others: tests/peft/fusion_test.py
 
 
 @pytest.mark.parametrize("case", METHODS)

@@ -17,12 +17,17 @@ from peftjax.models.decoder import Decoder, cut
 from peftjax.nn.kernels import Kernel, Tied, dense
 from peftjax.nn.quant import Quantised, Scheme, quantise
 from peftjax.nn.tree import flatten, get, put, walk
+from peftjax.peft import spec
+from peftjax.peft.across_layers import across_layers
+from peftjax.peft.adalora import adalora
 from peftjax.peft.attach import attach, detach
 from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import houlsby, parallel, pfeiffer
 from peftjax.peft.checks import require_read
 from peftjax.peft.delora import delora
+from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.fourierft import fourierft
+from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
@@ -68,14 +73,26 @@ METHODS = {
         gralora(rank=4, alpha=5, targets="v_proj", name="c"), delora(rank=2, strength=1, targets="o_proj", name="d"),
         miss(rank=4, form="bat", targets="up_proj", name="e"), shira(rank=1, mask="magnitude", targets="down_proj", name="f"),
     ),
+    "low rank": (
+        lora(rank=2, freeze_a=True, targets="q_proj", name="a"), adalora(rank=3, target_rank=2, targets="k_proj", name="b"),
+        dense_delta(targets="v_proj", name="c"), gated_lora(rank=2, targets="o_proj", name="d"),
+        across_layers(lora(rank=2, targets=["up_proj", "down_proj"], name="e")),
+    ),
     "transforms": (
         ia3(name="a"), oft(block_size=8, targets="q_proj", name="b"), boft(targets="o_proj", name="c"),
         hra(rank=2, targets="up_proj", name="d"), road(group=8, targets="v_proj", name="e"),
     ),
 }
 MIXED = {"q": "nf4", "k": "int8", "v": "float8", "o": "affine4", "up": "symmetric", "down": "nf4", "embed": "nf4"}
+BESIDE_WEIGHTS = {"classifier", "compacter", "fusion", "invertible", "p_tuning", "prefix", "prompt_tuning", "reft"}
+WEIGHTS_ANEW = {"full"}  # what is trained itself is dense
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def test_every_method_on_weights_meets_them():
+    found = {type(method).__name__ for row in METHODS.values() for method in row}
+    assert found == set(spec.METHODS) - BESIDE_WEIGHTS - WEIGHTS_ANEW
 
 
 @functools.cache
