@@ -35,7 +35,9 @@ def of_gradients(gradients: Mapping[str, Any]) -> dict[str, Gains]:
     found = {}
     for path, gradient in gradients.items():
         gradient = np.asarray(gradient, np.float64)
-        found[path] = Gains(np.square(np.linalg.svd(gradient, compute_uv=False)), gradient.shape[-2:])
+        across = np.swapaxes(gradient, -1, -2)
+        squares = gradient @ across if gradient.shape[-2] <= gradient.shape[-1] else across @ gradient  # of the shorter side
+        found[path] = Gains(np.maximum(np.linalg.eigvalsh(squares)[..., ::-1], 0), gradient.shape[-2:])
     return found
 
 
