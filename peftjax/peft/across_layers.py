@@ -29,6 +29,8 @@ OF_THE_BASE = (DoRA, Trained)  # they start from each layer's own weight
 class across_layers:  # noqa: N801 (configs read `across_layers(lora(rank=8))`)
     """A method whose trained values all layers share.
 
+        y_l = f_l(x; θ),  one θ for all layers l
+
     Attributes:
         of: the method; its `layers` are those that share.
         name: of the adapter; "" is that of the method.

@@ -4,7 +4,7 @@ apart from it (a task vector, 2212.04089, 2022).
     before  blocks/attn/q/kernel = W [L, in, out]
     after   blocks/attn/q/kernel = DenseDelta(base=W, value=[L, in, out])
 
-    ΔW = value, from zero, so that the start is the base exactly
+    ΔW = value,      from zero, so that the start is the base exactly
 """
 
 import dataclasses

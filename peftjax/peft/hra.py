@@ -1,7 +1,9 @@
 """HRA: the input of a weight goes through a chain of Householder reflections (2405.17484, 2024).
 
     before  blocks/attn/q/kernel = W [L, in, out]
-    after   blocks/attn/q/kernel = HRA(base=W, u=[L, R, in])         y = (x H_R ... H_1) W,    H_i = I - 2 v_iᵀ v_i,  v_i = u_i / |u_i|
+    after   blocks/attn/q/kernel = HRA(base=W, u=[L, R, in])
+
+    y = (x H_R ... H_1) W,  H_i = I - 2 v_iᵀ v_i,      v_i = u_i / |u_i|
 
 The chain is never multiplied out: H_1 ... H_R = I - Vᵀ T V with T⁻¹ = ½ I + the part of V Vᵀ above its diagonal, so that it takes two thin
 products and a triangular solve of R equations. With an even rank the u start in equal pairs, whose reflections cancel up to rounding; an

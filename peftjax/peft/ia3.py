@@ -1,8 +1,10 @@
 """IA3: one learned number a channel (2205.05638, 2022).
 
     before  blocks/attn/k/kernel = W [L, in, out]
-    after   blocks/attn/k/kernel = IA3(base=W, scale=[L, out], at="output")         y = (x W + bias) ⊙ l        keys and values
-            blocks/mlp/down/kernel = IA3(base=W, scale=[L, in], at="input")         y = (x ⊙ l) W + bias        the MLP's activations
+    after   blocks/attn/k/kernel = IA3(base=W, scale=[L, out], at="output")         keys and values
+            blocks/mlp/down/kernel = IA3(base=W, scale=[L, in], at="input")         the MLP's activations
+
+    y = (x W + bias) ⊙ l,  or (x ⊙ l) W + bias
 
 The scales start at one, on the base exactly. These places are the paper's and HF PEFT's. AdapterHub's on a Llama scale the output of the
 MLP instead of its input: `ia3(feedforward=())`.

@@ -3,7 +3,7 @@
     before  embed_out = (absent: identity)
     after   embed_out = {"default": Coupling(f_down=[M, D/2], f_up=[M, D/2], ..., g_down, ..., g_up_bias)}
 
-    y1 = x1 + F(x2),   y2 = x2 + G(y1)                x1, x2: the halves of x;  F, G: x -> act(x Dᵀ + d) U + u
+    y1 = x1 + F(x2),  y2 = x2 + G(y1)                x1, x2: the halves of x;  F, G: x -> act(x Dᵀ + d) U + u
     x2 = y2 - G(y1),   x1 = y1 - F(x2)                (`Coupling.inverse`)
 
 The embedding side alone is part of the model, as in AdapterHub on a Llama: there the paper's inverse in front of the head does not act.

@@ -1,7 +1,9 @@
 """OFT: the input of a weight is rotated, block by block (2306.07280, 2023; on the input, 2506.19847, 2025).
 
     before  blocks/attn/q/kernel = W [L, in, out]
-    after   blocks/attn/q/kernel = OFT(base=W, skew=[L, N, C(C-1)/2])          y = (x R) W,  R = diag(R_1 ... R_N),  N blocks of size C
+    after   blocks/attn/q/kernel = OFT(base=W, skew=[L, N, C(C-1)/2])
+
+    y = (x R) W,  R = diag(R_1 ... R_N),      N blocks of size C
 
 Each block comes from a skew-symmetric matrix Q, of which the entries above the diagonal are stored, row by row; Q = 0 is the identity.
 The two parametrisations have opposite signs, as in HF PEFT, so that a stored adapter keeps the one that it was trained with:

@@ -80,6 +80,8 @@ def _train(params: dict, targets: list[Target], name: str, what: str) -> dict:
 class full:  # noqa: N801
     """Full fine-tuning of every parameter, or of the modules that `targets` name (HF PEFT's modules_to_save), or on chosen `layers`.
 
+        y = x W' + b'
+
     On a base with tied weights the target "lm_head" is a head trained apart from the embedding; with the target "embed_tokens" the head
     follows, unless `ensure_weight_tying` is False: then it stays what the base's was, as HF PEFT does unless asked.
     """
@@ -108,7 +110,12 @@ class full:  # noqa: N801
 
 @dataclasses.dataclass(frozen=True)
 class norm_only:  # noqa: N801
-    """The scales (and biases) of the norms."""
+    """The scales (and biases) of the norms.
+
+        y = x / rms(x) ⊙ w' + b'
+
+    w' starts as the base's scale, b' as its bias where it has one.
+    """
 
     layers: Sequence[int] | None = None
     name: str = "default"
@@ -122,7 +129,10 @@ class norm_only:  # noqa: N801
 @dataclasses.dataclass(frozen=True)
 class bitfit:  # noqa: N801
     """The biases of linear layers, or with `targets="all"` every bias there is, those of norms too. Llama-like bases have none: `add=True`
-    puts a zero bias on each target that lacks one."""
+    puts a zero bias on each target that lacks one.
+
+        y = x W + b'
+    """
 
     targets: str | Sequence[str] = "all-linear"
     add: bool = False
@@ -154,7 +164,10 @@ class bitfit:  # noqa: N801
 @dataclasses.dataclass(frozen=True)
 class head_only:  # noqa: N801
     """The output head. On a base with tied weights the head is trained apart from the embedding, which stays as it is; on an encoder with a
-    classifier of its own, what stands behind the last block is trained: pool and head."""
+    classifier of its own, what stands behind the last block is trained: pool and head.
+
+        logits = h W'
+    """
 
     name: str = "default"
 

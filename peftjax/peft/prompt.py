@@ -83,6 +83,8 @@ class PromptEncoder(Entry):
 class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
     """Trained virtual tokens. The start is not the base: any token before a line changes what follows.
 
+        [V ; E(x)],  V = embedding
+
     Attributes:
         length: P.
         init: "random" is U(±0.5) (Lester et al.), "vocabulary" embeddings of tokens drawn from the whole vocabulary, "text" those of `ids`.
@@ -133,6 +135,8 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
 @dataclasses.dataclass(frozen=True)
 class p_tuning:  # noqa: N801
     """Virtual tokens that a trained network makes of trained embeddings: three linear layers, as in HF PEFT.
+
+        [V ; E(x)],  V = relu(relu(embedding Dᵀ + d) H + h) U + u
 
     Attributes:
         length: P.

@@ -4,6 +4,8 @@
     after   blocks/attn/q/kernel = RandLoRA(base=W, a=(shared), b=(shared), weights=[L, R, N], gains=[L, N, s], scale=[L])
             shared/<name>/randlora/a = [R, the longest s],  shared/<name>/randlora/b = [N of the longest s, R, the longest l]
 
+    ΔW = scale · Σ_rn weights_rn (A_r ⊙ gains_n)ᵀ B_nr,      or transposed
+
     s, l = the shorter and the longer side of the kernel,      N = ⌈s / R⌉,      scale = alpha / rank
 
     thin = rows A_r ⊙ gains_n · weights_rn [N R, s],      ΔW = scale · thinᵀ B [N R, l] where in = s,   scale · Bᵀ thin where in = l

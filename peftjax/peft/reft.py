@@ -96,6 +96,8 @@ def _ends(x, tokens: Tokens | None, first: int, last: int) -> tuple[jax.Array, j
 class reft:  # noqa: N801 (configs read `reft(rank=4)`)
     """ReFT behind blocks; see the presets `loreft`, `noreft`, `direft`.
 
+        h' = h + s Rᵀ(act(W h + b) - R h)
+
     Attributes:
         rank: R.
         orthogonal: the projection's rows are kept orthonormal.

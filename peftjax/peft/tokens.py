@@ -3,6 +3,8 @@
     before  embed/embedding = E [V, D]
     after   embed/embedding = TokenRows(base=E, rows=[N, D], ids=[N])        row ids[n] of E is rows[n]; all others are E's
 
+    E'[ids[n]] = rows[n]
+
 The rows are the new rows themselves, not differences. A head that is tied to the embedding follows.
 """
 

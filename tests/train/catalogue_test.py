@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from peftjax.peft import spec
-from peftjax.train.catalogue import as_table, rows
+import pytest
+
+from peftjax.interop.exchange.peft_methods import METHODS
+from peftjax.peft import bitfit, loha, spec
+from peftjax.train.catalogue import as_table, formula, rows
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -16,3 +19,16 @@ def test_every_method_is_in_words_and_in_a_file_that_is_there():
     found = {method.strip("`"): (what, link.partition("(")[2].rstrip(")")) for method, what, *_, link in rows()}
     assert sorted(found) == sorted(spec.METHODS)
     assert all(len(what) > 20 and (README.parent / path).is_file() for what, path in found.values())
+
+
+def test_a_formula_is_what_the_documentation_says_first():
+    assert formula(loha) == "ΔW = scale · (A₁ᵀB₁) ⊙ (A₂ᵀB₂)"  # of its module
+    assert formula(bitfit) == "y = x W + b'"  # its own
+    with pytest.raises(ValueError, match="Named: neither its documentation nor that of .* has an indented line with its formula"):
+        formula(type("Named", (), {"__doc__": "A method.", "__module__": __name__}))
+
+
+def test_every_table_of_hf_peft_is_a_format_of_its_method():
+    formats = {method.strip("`"): exchange for method, *_, exchange, _ in rows()}
+    for one in METHODS.values():
+        assert f"PEFT {one.peft_type}" in formats[one.make.__name__].split(", ")
