@@ -1,0 +1,157 @@
+"""Places for members of one form: their arrays on two leading axes [C, W], the base once.
+
+    state   trainable/blocks/attn/q/kernel/default/a   [C, W, L, R, in]        R: the highest rank among them, zeros behind a lower one
+            optimiser/..., step, key                   [C, W, ...]
+    own     blocks/attn/q/kernel/default/scale         [C, W, L]
+    numbers learning_rate, clip, ...                   [C, W]
+    base    blocks/attn/q/kernel                       [L, in, out]            no axis of members
+
+A step works through the C chunks one after another, as many as hold members. The W members of a chunk are mapped over together: a product
+with the base is one, of W·B·T rows. W is chosen so that these are about as many as the machine multiplies best; more only leave its caches.
+On several devices W is split over the mesh's axis "members". What stands in a free place is computed with its chunk and read by nobody.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from peftjax.data.packing import Batch
+from peftjax.nn.tree import flatten, unflatten_like
+from peftjax.peft.partition import combine
+from peftjax.train.journal import Snapshot
+from peftjax.train.optimiser import NUMBERS
+from peftjax.train.population.batches import padding, stacked
+from peftjax.train.population.form import Form, form_of, member_step
+from peftjax.train.population.member import Member
+from peftjax.train.population.trees import cropped, grown
+
+METRICS = ("loss", "accuracy", "tokens", "grad_norm", "learning_rate")
+# W·B·T times the model's width, about, on a CPU (two cores, scripts/bench_population.py), and on accelerators.
+ROWS_BY_WIDTH, MANY = 1 << 18, 1 << 26
+
+
+def width_for(places: int, tokens: int, model_width: int, devices: int = 1, backend: str | None = None) -> int:
+    """W for so many members of `tokens` a step: a multiple of `devices`, and no more of a last chunk empty than need be."""
+    most = max(1, (ROWS_BY_WIDTH if (backend or jax.default_backend()) == "cpu" else MANY) // (tokens * model_width))
+    share = -(-places // devices)
+    chunks = -(-share // min(most, share))
+    return -(-share // chunks) * devices
+
+
+class Stack:
+    """See the module.
+
+    Args:
+        members: all that will ever have a place; they decide the shapes.
+        places: how many have one at the same time.
+        mesh: with an axis "members".
+        width: W; None chooses.
+    """
+
+    def __init__(self, members: Sequence[Member], places: int, mesh: Mesh, width: int | None = None):
+        self.form: Form = form_of(members)
+        train, first = members[0].config.train, members[0]
+        self.width = width or width_for(
+            places, train.batch_size * first.config.data.length, self.form.model.config.width, mesh.shape["members"]
+        )
+        self.chunks, self.mesh = -(-places // self.width), mesh
+        self.places, self.members = places, [None] * (self.chunks * self.width)
+        self.padding = padding([m.inputs.train.empty(m.inputs.train.shapes[0]) for m in members])
+        specs = {path: _spec(leaf) for path, leaf in first.arrays.items()}
+        self.state = {path: self._zeros(leaf, specs[path]) for path, leaf in flatten(self.form.state).items()}
+        specs = {path: _spec(leaf) for path, leaf in flatten(first.own).items()}
+        self.own = {path: self._zeros(leaf, specs.get(path, ())) for path, leaf in flatten(self.form.own).items()}
+        self.numbers = {name: np.ones((self.chunks, self.width), np.float32) for name in NUMBERS}
+        self.step = jax.vmap(member_step(self.form), in_axes=(0, 0, 0, 0, None))
+        self._put_state, self._put_own = (
+            jax.jit(_put, donate_argnums=0, out_shardings={path: leaf.sharding for path, leaf in arrays.items()})
+            for arrays in (self.state, self.own)
+        )
+
+    @property
+    def there(self) -> list[tuple[int, Member]]:
+        """Places that are taken, and by whom."""
+        return [(place, member) for place, member in enumerate(self.members) if member is not None]
+
+    @property
+    def free(self) -> int:
+        """How many places are not taken."""
+        return self.places - len(self.there)
+
+    def place(self, member: Member) -> int | None:
+        """Where a member stands; None where it has no place."""
+        return next((place for place, other in self.there if other is member), None)
+
+    def put(self, member: Member) -> None:
+        """Gives a waiting member the first free place."""
+        place = self.members.index(None)
+        state = {path: grown(member.arrays[path], leaf.shape) for path, leaf in flatten(self.form.state).items()}
+        own = {path: grown(leaf, self.own[path].shape[2:]) for path, leaf in flatten(member.own).items()}
+        at = divmod(place, self.width)
+        self.state, self.own = self._put_state(self.state, at, state), self._put_own(self.own, at, own)
+        for name, value in member.numbers.items():
+            self.numbers[name][at] = value
+        self.members[place], member.arrays = member, None
+
+    def take(self, place: int) -> Member:
+        """Frees a place; its member waits again."""
+        member = self.members[place]
+        member.arrays, self.members[place] = self._arrays(member, self._at(place)), None
+        return member
+
+    def drop(self, place: int) -> Member:
+        """Frees the place of a member whose state nobody wants."""
+        member, self.members[place] = self.members[place], None
+        return member
+
+    def snapshot(self, place: int) -> Snapshot:
+        """A member after a step. Its tree is that of the stack: zeros behind its own rows change nothing, and every member's evaluation
+        is one program."""
+        member, state = self.members[place], self._at(place)
+        own = {path: grown(leaf, self.own[path].shape[2:]) for path, leaf in flatten(member.own).items()}
+        frozen = combine(unflatten_like(self.form.own, own), self.form.base)
+        return Snapshot(unflatten_like(self.form.state, state)["trainable"], frozen, self._arrays(member, state) | member.kept)
+
+    def compact(self) -> None:
+        """Moves members to the front, where fewer chunks then hold any."""
+        needed = -(-len(self.there) // self.width) * self.width
+        for place, _ in [(place, m) for place, m in self.there if place >= needed]:
+            self.put(self.take(place))
+
+    def working(self) -> int:
+        """Chunks that hold members."""
+        return 1 + self.there[-1][0] // self.width if self.there else 0
+
+    def batches(self, batches: Iterable[tuple[int, Batch]]) -> Any:
+        """Members' batches by place, on the devices: [C, W, B, ...], of padding at free places."""
+        arrays = stacked(dict(batches), self.padding, (self.chunks, self.width))
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, "members", "data"))
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), arrays)
+
+    def _at(self, place: int) -> dict[str, jax.Array]:
+        return _take(self.state, divmod(place, self.width))
+
+    def _arrays(self, member: Member, state: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """In the member's own shapes."""
+        return {path: cropped(leaf, member.shapes[path]) for path, leaf in state.items()}
+
+    def _zeros(self, like: jax.ShapeDtypeStruct, spec: tuple) -> jax.Array:
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, "members", *spec))
+        return jnp.zeros((self.chunks, self.width, *like.shape), like.dtype, device=sharding)
+
+
+def _spec(leaf: jax.Array) -> tuple:
+    return tuple(leaf.sharding.spec) if isinstance(leaf.sharding, NamedSharding) else ()
+
+
+def _put(stacks, at, values):
+    return {path: stack.at[at].set(values[path]) for path, stack in stacks.items()}
+
+
+@jax.jit
+def _take(stacks, at):
+    return {path: stack[at] for path, stack in stacks.items()}
