@@ -25,7 +25,7 @@ READ = (
 REFUSED = {
     "bert_post_add": "residual_before_ln': 'post_add'.* make something that is not supported",
     "roberta_post_add": "residual_before_ln': 'post_add'",
-    **dict.fromkeys(("ia3_all", "bert_ia3", "gpt2_ia3"), "composition_mode 'scale'"),
+    **dict.fromkeys(("ia3_all", "bert_ia3", "gpt2_ia3"), "composition_mode: IA3 and the like"),
     "ln_after_residual": "adapter_residual_before_ln: the residual inside the adapter's own norm",
     "lora_dora": "use_dora is not supported here, .*: its norms lack the scale alpha / r, here 2, and are right for alpha = r alone",
     "bert_dora": "use_dora is not supported here, .*: it scales the bias of bert.encoder.layer.0.attention.self.query too",
@@ -34,10 +34,10 @@ REFUSED = {
     **dict.fromkeys(("seq_bn_inv", "bert_seq_bn_inv", "double_seq_bn_inv"), "inv_adapter: invertible adapters"),
     **dict.fromkeys(("compacter", "compacter_frozen_rule", "compacter_own_rules", "compacter_plus_plus"), "phm_layer: PHM layers"),
     **dict.fromkeys(
-        ("prefix", "prefix_mlp", "mam", "unipelt"), r"architecture 'prefix_tuning' \(supported: bottleneck, lora, and unions of them\)"
+        ("prefix", "prefix_mlp", "mam", "unipelt"), r"architecture 'prefix_tuning' \(supported: bottlenecks, "
     ),
     **dict.fromkeys(
-        ("loreft", "loreft_prefix", "loreft_tied", "noreft", "direft"), r"architecture 'reft' \(supported: bottleneck, lora, and unions"
+        ("loreft", "loreft_prefix", "loreft_tied", "noreft", "direft"), r"architecture 'reft' \(supported: bottlenecks, which"
     ),
     "vera": "vera_d: VeRA",
     "pickle": "pytorch_adapter.bin is a pickle.*save_file",
@@ -68,10 +68,10 @@ def test_what_is_not_supported_is_refused_by_name(variant):
     ("variant", "other", "names"),
     [
         ("seq_bn", "bert", ["model.layers.0.output_adapters.adapters.task.adapter_down.0.weight", "no such place"]),
-        ("seq_bn", "gpt2", ["model.layers.0.output_adapters", "missing   blocks/0/mlp_out adapter_down.0.weight"]),
+        ("seq_bn", "gpt2", ["model.layers.0.output_adapters", "missing   transformer.h.0.output_adapters.adapters.task"]),
         ("gpt2_seq_bn", "llama", ["transformer.h.2.output_adapters"]),
         ("bert_lora", "roberta", ["bert.encoder.layer.0.attention.self.query.loras.task.lora_A"]),
-        ("lora", "llama_tied", ["q_proj: lora_A [4, 32] and lora_B [32, 4], this base wants [4, 32] and [48, 4]"]),
+        ("lora", "llama_tied", ["q_proj.loras.task.lora_B: [32, 4], this base and this config want [out=48, R=4]"]),
     ],
 )  # fmt: skip
 def test_an_adapter_of_another_base_is_refused_with_every_name(variant, other, names):
@@ -166,20 +166,20 @@ ZEROS = np.zeros
 EDITS = {
     "an unknown field": ("seq_bn", {}, {"non_linarity": "relu"}, {}, r"non_linarity = 'relu', which is not known here \(did you mean"),
     "an unknown activation": ("seq_bn", {}, {"non_linearity": "reul"}, {}, r"non_linearity 'reul' is not supported \(did you mean 'relu'"),
-    "two faults at once": ("seq_bn", {}, {"phm_layer": True, "use_gating": True}, {}, "(?s)use_gating: a gate.*phm_layer: PHM"),
+    "two faults at once": ("seq_bn", {}, {"phm_layer": True, "use_gating": True}, {}, "(?s)phm_layer: PHM.*use_gating: a gate"),
     "no config": ("seq_bn", {"config": None, "config_id": "9076f36a74755ac4"}, {}, {}, "holds no config of its own.*9076f36a"),
-    "another size": ("seq_bn", {}, {"reduction_factor": 4}, {}, "a bottleneck of 4, reduction_factor makes it 8"),
-    "attention too": ("seq_bn", {}, {"mh_adapter": True}, {}, "missing   blocks/0/attn_out adapter_down.0.weight"),
+    "another size": ("seq_bn", {}, {"reduction_factor": 4}, {}, r"misshapen .*down.0.weight: \[4, 32\], .* want \[M=8, D=32\]"),
+    "attention too": ("seq_bn", {}, {"mh_adapter": True}, {}, "missing   model.layers.0.attention_adapters.adapters.task.adapter"),
     "no output": ("double_seq_bn", {}, {"output_adapter": False}, {}, "extra     model.layers.0.output_adapters.*nothing in the config"),
     "flags of no preset": ("seq_bn", {}, {"original_ln_after": False}, {}, "make something that is not supported"),
-    "a missing tensor": ("seq_bn", {}, {}, {KEY: None}, "missing   blocks/1/mlp_out adapter_down.0.weight"),
-    "a misshapen tensor": ("seq_bn", {}, {}, {KEY: ZEROS((4, 16), np.float32)}, r"misshapen .*\[4, 16\], this base wants \[4, 32\]"),
+    "a missing tensor": ("seq_bn", {}, {}, {KEY: None}, "missing   model.layers.1.output_adapters.adapters.task.adapter_down.0.weight"),
+    "a misshapen tensor": ("seq_bn", {}, {}, {KEY: ZEROS((4, 16), np.float32)}, r"misshapen .*\[4, 16\], .* want \[M=4, D=32\]"),
     "a layer too many": ("seq_bn", {}, {}, {KEY.replace("1", "2"): ZEROS((4, 32), np.float32)}, "extra     model.layers.2.output_adapters"),
     "another's tensors": ("seq_bn", {"name": "other"}, {}, {}, "extra     .*adapters.task.adapter_down.0.bias"),
     "two norms that differ": ("ln_before", {}, {}, {KEY: ZEROS(32, np.float32)}, "differs from its second copy"),
     "other matrices": ("lora", {}, {"attn_matrices": ["q", "k", "v"]}, {}, "missing   model.layers.0.self_attn.k_proj.loras.task.lora_A"),
     "fewer matrices": ("lora", {}, {"attn_matrices": ["q"]}, {}, "extra     .*v_proj.loras.task.lora_A: nothing in the config asks"),
-    "another rank": ("lora", {}, {"r": 2}, {}, r"lora_A \[4, 32\] and lora_B \[32, 4\], this base wants \[2, 32\]"),
+    "another rank": ("lora", {}, {"r": 2}, {}, r"lora_A: \[4, 32\], this base and this config want \[R=2, in=32\]"),
 }  # fmt: skip
 
 
