@@ -89,6 +89,7 @@ class compacter:  # noqa: N801 (configs read `compacter(reduction_factor=32)`)
         reduction_factor: M = max(1, D // factor).
         phm_dim: N, the number of Kronecker products; it divides D and M.
         rank: R, of the factors.
+        learn_rule: train the rule; else it stays as it was drawn, or read.
         sites, reads, activation, dropout, layers, name: as of `peftjax.peft.bottleneck`.
     """
 
@@ -96,6 +97,7 @@ class compacter:  # noqa: N801 (configs read `compacter(reduction_factor=32)`)
     reduction_factor: float = 32
     phm_dim: int = 4
     rank: int = 1
+    learn_rule: bool = True
     sites: Sequence[str] = ("attn_out", "mlp_out")
     reads: str = "output"
     activation: str = "gelu"
@@ -126,7 +128,7 @@ class compacter:  # noqa: N801 (configs read `compacter(reduction_factor=32)`)
         """
         path = f"{self.name}/rule"
         rule = RULE * jax.random.normal(key_at(key, path), (self.phm_dim,) * 3)
-        params, rule = hold(params, path, rule, self.name, trains=True)
+        params, rule = hold(params, path, rule, self.name, trains=self.learn_rule)
         return hang(params, key, self.sites, self.layers, self.name, lambda width, draw: self._entry(width, draw, rule))
 
     def _entry(self, width: int, draw: Draw, rule: Shared) -> Compacter:

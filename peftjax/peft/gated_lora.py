@@ -6,8 +6,9 @@
     y = x W + sigmoid(x g + c) · scale · (x Aᵀ) B
 
 The gate depends on the token, so that there is no weight to merge into. The paper, and AdapterHub, gate a whole row by the mean over its
-tokens, for encoders: a token's product would depend on later ones, and a kernel sees no segments. As there, the gate takes the place of
-alpha / rank: `scale` is 1 unless `alpha` is given.
+tokens, `gate="row"` here: a kernel sees no segments, so that padding and other texts of the row count, and a token's product depends on
+later ones. It is there to hold what was trained so, and for encoders. As there, the gate takes the place of alpha / rank: `scale` is 1
+unless `alpha` is given.
 """
 
 import dataclasses
@@ -25,11 +26,14 @@ from peftjax.peft.dropout import drop
 from peftjax.peft.keys import Draw
 from peftjax.peft.select import Target
 
+GATES = ("token", "row")
 
-@node(arrays=("base", "a", "b", "gate", "gate_bias", "scale", "dropout"), static=("name",))
+
+@node(arrays=("base", "a", "b", "gate", "gate_bias", "scale", "dropout"), static=("gating", "name"))
 @dataclasses.dataclass(frozen=True)
 class GatedLoRA(Wrapping):
-    """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; gate: [in]; gate_bias, scale: []; dropout: rate [] or None."""
+    """The node. base: kernel [in, out]; a: [R, in]; b: [R, out]; gate: [in]; gate_bias, scale: []; dropout: rate [] or None; gating: one
+    of GATES."""
 
     base: Any
     a: jax.Array
@@ -38,6 +42,7 @@ class GatedLoRA(Wrapping):
     gate_bias: jax.Array
     scale: jax.Array
     dropout: jax.Array | None
+    gating: str
     name: str
 
     trainable = ("a", "b", "gate", "gate_bias")
@@ -46,7 +51,9 @@ class GatedLoRA(Wrapping):
 
     def around(self, x, product, key=None):
         y = product(x)
-        gates = jax.nn.sigmoid(x.astype(jnp.float32) @ self.gate + self.gate_bias).astype(x.dtype)[..., None]
+        gates = jax.nn.sigmoid(x.astype(jnp.float32) @ self.gate + self.gate_bias)
+        gates = gates.mean(axis=-1, keepdims=True) if self.gating == "row" else gates
+        gates = gates.astype(x.dtype)[..., None]
         return y + jnp.broadcast_to(gates, y.shape) * low_rank.times(drop(x, self.dropout, key, self.name), self.a, self.b, self.scale)
 
     def off(self):
@@ -64,6 +71,7 @@ class gated_lora:  # noqa: N801 (configs read `gated_lora(rank=8)`)
         rank: R.
         alpha: scale = alpha / rank. None is a scale of 1.
         dropout: rate on the input of A, at training time.
+        gate: "token", or "row", the mean over a row's tokens; see the module.
         targets, layers, name: as of `peftjax.peft.lora`.
     """
 
@@ -71,10 +79,13 @@ class gated_lora:  # noqa: N801 (configs read `gated_lora(rank=8)`)
     alpha: float | None = None
     targets: str | Sequence[str] = ("q_proj", "v_proj")
     dropout: float = 0.0
+    gate: str = "token"
     layers: Sequence[int] | None = None
     name: str = "default"
 
     def __post_init__(self):
+        if self.gate not in GATES:
+            raise ValueError(f"gated_lora gate {self.gate!r} is none of {', '.join(GATES)}")
         require_positive("gated_lora", rank=self.rank)
         require_rate("gated_lora", self.dropout)
 
@@ -92,5 +103,5 @@ class gated_lora:  # noqa: N801 (configs read `gated_lora(rank=8)`)
         gate = draw("gate", lambda rng: 0.02 * jax.random.normal(rng, (rows,)))
         scale = draw.full(1 if self.alpha is None else self.alpha / self.rank)
         return GatedLoRA(
-            target.value, a, draw.full(0, self.rank, width), gate, draw.full(0), scale, draw.rate(self.dropout), self.name
+            target.value, a, draw.full(0, self.rank, width), gate, draw.full(0), scale, draw.rate(self.dropout), self.gate, self.name
         )  # fmt: skip

@@ -34,7 +34,8 @@ def mam(prefix: Options | None = None, bottleneck: Options | None = None, **comm
 
 def unipelt(lora: Options | None = None, prefix: Options | None = None, bottleneck: Options | None = None, **common) -> list[Any]:
     """LoRA of rank 8 on queries and values, a prefix of 10 and a bottleneck of D/16, with a gate for each token; with
-    bottleneck={"gate": "mean"} that one's gate is the paper's, for encoders."""
+    bottleneck={"gate": "mean"} that one's gate is the paper's, for encoders. All of AdapterHub's are: lora={"gate": "row"},
+    prefix={"gating": "mean", "offset": False}."""
     return [
         gated_lora(**{**common, **(lora or {})}),
         prefix_tuning(**{"length": 10, "hidden": 512, "gates": 1, **common, **(prefix or {})}),

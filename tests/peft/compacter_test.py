@@ -43,6 +43,9 @@ def test_the_entry_is_its_formula():
 def test_the_rule_is_one_for_all_layers_and_places():
     params = attach(base(), [compacter(size=4)], KEY)
     assert [path for path in flatten(params) if "rule" in path] == ["shared/default/rule/value"]
+    for learned in (True, False):
+        trainable, _ = partition(attach(base(), [compacter(size=4, learn_rule=learned)], KEY))
+        assert ("shared/default/rule/value" in flatten(trainable)) == learned
     assert get(params, "blocks/attn_out/default").rule == get(params, "blocks/mlp_out/default").rule
     assert flatten(roles(params))["shared/default/rule/value"] == "matrix"
     assert flatten(partition(params)[0])["shared/default/rule/value"].shape == (4, 4, 4)

@@ -27,6 +27,17 @@ def test_it_is_its_formula(alpha, scale):
     np.testing.assert_allclose(node.dot(x), want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_gate_of_the_row_is_the_mean_of_its_tokens():
+    params = moved(attach(base(), [gated_lora(rank=2, gate="row")], KEY))
+    node = jax.tree.map(lambda leaf: leaf[1], get(params, "blocks/attn/q/kernel"))
+    x = np.asarray(jax.random.normal(KEY, (2, 3, 16)))
+    gates = np.asarray(jax.nn.sigmoid(x @ np.asarray(node.gate) + np.asarray(node.gate_bias))).mean(axis=1)
+    want = x @ np.asarray(node.base) + gates[:, None, None] * (x @ np.asarray(node.a).T @ np.asarray(node.b))
+    np.testing.assert_allclose(node.dot(x), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="gated_lora gate 'rows' is none of token, row"):
+        gated_lora(gate="rows")
+
+
 def test_it_starts_on_the_base_with_gates_near_a_half():
     params = attach(base(), [gated_lora(rank=2)], KEY)
     np.testing.assert_array_equal(logits(params), logits(base()))
