@@ -43,7 +43,11 @@ SMOLLM2 = DecoderConfig(
 )
 # Settings without which a method does nothing on that base, or is not one of its own.
 SETTINGS = {"trainable_tokens": {"ids": (0, 1, 2)}, "compacter": {"size": 20}, "bitfit": {"add": True}, "across_layers": {"of": lora()}}
-NARROWER = {"lora": {"targets": ("q_proj", "v_proj")}}  # what AdapterHub's is on
+# What AdapterHub's are, where the defaults are more or other than that.
+NARROWER = {
+    "lora": {"targets": ("q_proj", "v_proj")}, "gated_lora": {"gate": "row"}, "vera": {"targets": ("k_proj", "v_proj")},
+    "ia3": {"targets": ("k_proj", "v_proj"), "feedforward": ()}, "prefix": {"offset": False},
+}  # fmt: skip
 ELSEWHERE = ("classifier", "fusion")  # for encoders; over other adapters
 TINY = DecoderConfig(vocab_size=64, width=64, layers=1, heads=1, kv_heads=1, head_size=64, ff=64, tied=True)  # kernels of one shape
 NOTHING_DERIVED = PeftMethod.constant

@@ -44,6 +44,8 @@ def adapterhub_model(job):
         model = plain(job)
         adapters.init(model)
     model.load_adapter(f"{job['at']}/adapter", set_active=True, use_safetensors=True, with_head=job["classifies"] == "True")
+    if "prefix_tuning" in Path(job["at"], "adapter", "adapter_config.json").read_text():
+        model.set_attn_implementation("eager")  # its mask for the default one is wrong
     return model
 
 

@@ -13,8 +13,8 @@ lm_head beside every adapter, trained or not, unless told with_head=False, as he
 with the adapter and always written.
 
 Three things are not what the library computes after loading:
-- On Llama a prefix is masked out by the library's default attention (sdpa), whose mask says with True what is seen. The logits of variants
-  with a prefix are those of its eager attention, whose mask is what is added to scores.
+- With its default attention (sdpa), whose mask says with True what is seen, the library masks a prefix wrongly: on Llama it hides it. The
+  logits of variants with a prefix are those of its eager attention, whose mask is what is added to scores, and with which prefixes work.
 - DiReFT is saved without its mark and comes back as NoReFT: `logits` are of what comes back, `saved_logits` of what was saved.
 - Variants of AdapterFusion hold several folders, one an adapter and one of the fusion.
 """
@@ -85,6 +85,16 @@ def old_version(config: dict) -> None:
     config["version"] = "adapters.1.0.0"
 
 
+def diagonal(folder: Path) -> None:
+    """VeRA as it is in its paper: training fills the matrices in which the library holds its two vectors."""
+    file = folder / "adapter.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    for key, value in tensors.items():
+        if "vera_" in key:
+            tensors[key] = torch.diag(torch.diagonal(value)).contiguous()
+    safetensors.torch.save_file(tensors, file)
+
+
 def convert(folder: Path) -> None:
     """Pickle to safetensors, for the methods whose tensors share memory: the library itself can only pickle those."""
     for old, new in (("pytorch_adapter.bin", "adapter.safetensors"), ("pytorch_model_head.bin", "model_head.safetensors")):
@@ -146,7 +156,7 @@ VARIANTS = {
     "lora_dora": Variant("llama", LoRAConfig(r=4, alpha=8, use_dora=True)),
     "lora_tied": Variant("llama_tied", LoRAConfig(r=4, alpha=8)),
     "union": Variant("llama", ConfigUnion(LoRAConfig(r=4, alpha=8), SeqBnConfig(reduction_factor=8))),
-    # Refused on import, for a reason each.
+    # The other methods; among these are some that are refused on import, for a reason each.
     "lora_gated": Variant("llama", LoRAConfig(r=4, alpha=8, use_gating=True)),
     "seq_bn_gated": Variant("llama", SeqBnConfig(reduction_factor=8, use_gating=True)),
     "seq_bn_inv": Variant("llama", SeqBnInvConfig(reduction_factor=8)),
@@ -165,6 +175,15 @@ VARIANTS = {
     "bert_ia3": Variant("bert", IA3Config(), head="static"),
     "gpt2_ia3": Variant("gpt2", IA3Config()),
     "vera": Variant("llama", VeraConfig(r=3, alpha=6, attn_matrices=["q"])),
+    "vera_diagonal": Variant("llama", VeraConfig(r=3, alpha=6, attn_matrices=["k", "v"], leave_out=[0]), edit=diagonal),
+    "bert_loreft": Variant("bert", LoReftConfig(r=2, prefix_positions=1, suffix_positions=2), head="static"),
+    "noreft_suffix": Variant("llama", NoReftConfig(r=2, prefix_positions=0, suffix_positions=2)),
+    "prefix_gated": Variant("llama", prefixed(3, flat=True, leave_out=[0], use_gating=True, shared_gating=False), edit=convert),
+    "mistral_prefix": Variant("mistral", prefixed(2, flat=True), edit=convert),
+    "gpt2_prefix": Variant("gpt2", prefixed(2, bottleneck_size=5, non_linearity="relu", leave_out=[1]), edit=convert),
+    "bert_prefix": Variant("bert", prefixed(2, flat=True), head="static", edit=convert),
+    "gpt2_seq_bn_inv": Variant("gpt2", SeqBnInvConfig(reduction_factor=8, leave_out=[0])),
+    "gpt2_lora_gated": Variant("gpt2", LoRAConfig(r=2, attn_matrices=["q", "v"], use_gating=True, output_lora=True)),
     "loreft": Variant("llama", LoReftConfig(r=2, suffix_positions=2)),
     "loreft_prefix": Variant("llama", LoReftConfig(r=1, layers=[1])),
     "loreft_tied": Variant("llama", LoReftConfig(r=3, prefix_positions=2, suffix_positions=1, tied_weights=True)),
@@ -230,6 +249,8 @@ def randomise(model: torch.nn.Module, generator: torch.Generator, noise: float) 
             if parameter.requires_grad:
                 drawn = torch.empty_like(parameter).normal_(0.0, noise, generator=generator)
                 fresh = "lora_" in path or "adapter_down" in path or "adapter_up" in path
+                if path.endswith("parametrizations.weight.original"):
+                    drawn.fill_diagonal_(0.0)  # signs, which the library cuts to whole numbers
                 parameter.copy_(drawn if fresh and "norm" not in path else parameter + drawn)
 
 

@@ -18,7 +18,8 @@ from peftjax.interop.exchange.adapter import LISTED
 from peftjax.interop.exchange.tensors import Tensor, read_float32
 from peftjax.interop.weights import Source
 
-POOLS = ("adapters", "loras")
+SHARED = "shared_parameters"
+POOLS = ("adapters", "loras", "refts", "invertible_adapters", "prefix_tunings", "prefix_gates", "adapter_fusion_layer", SHARED)
 _LEGACY = re.compile(r"\.(?:attention|layer)_text_(?:task|lang)_adapters\.")
 _KEY = re.compile(rf"(?P<place>.+?)\.(?P<pool>{'|'.join(POOLS)})\.(?P<name>[^.]+)\.(?P<suffix>.+)")
 
@@ -47,6 +48,10 @@ class Stored:
             self.dtypes[dtype] += 1
             self._tensors[match["pool"], match["place"]][match["suffix"]] = array
             self._keys[match["pool"], match["place"], match["suffix"]] = key
+
+    def holds(self, pool: str, place: str) -> bool:
+        """Whether something is left at a place."""
+        return bool(self._tensors.get((pool, place)))
 
     def key(self, pool: str, place: str, suffix: str) -> str:
         """How the file calls a tensor, or would."""

@@ -1,4 +1,5 @@
-"""An adapter out of a directory that AdapterHub's `adapters` wrote: adapter_config.json, adapter.safetensors and, beside them, a head.
+"""An adapter out of a directory that AdapterHub's `adapters` wrote: adapter_config.json, adapter.safetensors and, beside them, a head; or a
+fusion of adapters of other directories.
 
     adapter = read_adapterhub("my-adapter", base.config)
 
@@ -7,21 +8,26 @@ names, "gelu" in files without a version, and the alpha of LoRAs saved before 1.
 names all of it.
 """
 
-import collections
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from peftjax.hints import did_you_mean
+from peftjax.interop.exchange import adapterhub_prefix as prefixes
 from peftjax.interop.exchange import adapterhub_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
-from peftjax.interop.exchange.adapterhub_file import Stored
+from peftjax.interop.exchange.adapterhub_file import SHARED, Stored
+from peftjax.interop.exchange.adapterhub_fusion import CONFIG as FUSION
+from peftjax.interop.exchange.adapterhub_fusion import read_fusion
 from peftjax.interop.exchange.adapterhub_methods import methods_of
 from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.heads import read_head
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.json_file import read_json
+from peftjax.nn.shared import STORE
 
 
 def read_adapterhub(folder: str | Path, base_config: Any, base_params: Any = None) -> Adapter:
@@ -36,11 +42,13 @@ def read_adapterhub(folder: str | Path, base_config: Any, base_params: Any = Non
             misshapen.
     """
     folder = Path(folder)
-    document = read_json(folder / t.CONFIG)
     if base_config.family not in t.HOSTS:
         raise ValueError(
             f"{folder}: what AdapterHub computes on {base_config.family} is not known here; known are {', '.join(t.HOSTS)}"
         )
+    if (folder / FUSION).is_file():
+        return read_fusion(folder, base_config, base_params)
+    document = read_json(folder / t.CONFIG)
     sources = open_tensors(folder, t.WEIGHTS, t.PICKLE)
     configs = _configs(document, sources, str(folder / t.CONFIG))
     modules = Modules.of(base_config)
@@ -50,12 +58,12 @@ def read_adapterhub(folder: str | Path, base_config: Any, base_params: Any = Non
     notes: list[str] = []
     for config in configs:
         asked = t.Asked(t.DEFAULTS[config.get("architecture")] | config, modules)
-        for method in methods_of(config):
-            problem = method.problem(asked)
-            if problem:
-                raise ValueError(f"{folder}: {problem}")
-            methods += _read(method, asked, stored, pieces)
-            notes += method.notes(asked)
+        for new, theirs, said in _read(asked, stored):
+            if pieces.keys() & new.keys():
+                raise ValueError(f"{folder}: two methods of one adapter stand at {', '.join(sorted(pieces.keys() & new.keys()))}")
+            pieces |= new
+            methods += theirs
+            notes += said
     stored.refuse()
     head = read_head(folder, modules, base_params)
     lineage = {
@@ -95,9 +103,12 @@ def _configs(document: Mapping[str, Any], keys: Iterable[str], origin: str) -> l
 def _problems(config: Mapping[str, Any]) -> Iterable[str]:
     """What one config asks for and is not supported."""
     methods, kind = methods_of(config), config.get("architecture")
-    if not methods:
+    if kind in t.DEFAULTS and not methods and kind != prefixes.ARCHITECTURE:
+        yield f"composition_mode = {config['composition_mode']!r}, which is not known here; 'add' and 'scale' are"
+    if kind not in t.DEFAULTS:
         known = ", ".join(str(name) for name in t.DEFAULTS if name)
-        yield f"architecture {kind!r} (supported: bottlenecks, which have none, {known}, and unions of them)"
+        why = f": {t.NOT_HERE[kind]}" if kind in t.NOT_HERE else ""
+        yield f"architecture {kind!r}{why} (supported: bottlenecks, which have none, {known}, and unions of them)"
         return
     defaults = t.DEFAULTS[kind]
     for name, value in config.items():
@@ -123,23 +134,44 @@ def _mended(config: dict[str, Any], version: str) -> dict[str, Any]:
     return config
 
 
-def _read(method: t.HubMethod, asked: t.Asked, stored: Stored, pieces: dict[str, Piece]) -> Iterable[Any]:
-    """Takes the tensors of one method into `pieces`; the methods that make room for them."""
-    constant, found = method.constant(asked.config), {}
-    for place, paths in _places(method, asked).items():
-        parts = stored.take(method.pool, place, method.rows(asked.config), method.sizes(asked, paths[0]), len(paths))
-        for path, arrays in zip(paths, parts or (), strict=parts is not None):
-            pieces[path if path not in asked.modules.theirs else asked.modules.parameter(path)] = Piece(method.node, constant | arrays)
-            found[path] = method.sizes(asked, path)
-    settings = {field.ours: field.read(asked.config) for field in method.fields}
-    return method.methods(found, asked, settings)
+def _read(asked: t.Asked, stored: Stored) -> Iterable[tuple[dict[str, Piece], Iterable[Any], Iterable[str]]]:
+    """(pieces, the methods that make room for them, notes) of each method that one config asks for; complaints go to `stored`.
+
+    Raises:
+        ValueError: what cannot be held.
+    """
+    if asked.config.get("architecture") == prefixes.ARCHITECTURE:
+        _require(prefixes.prefix_problem(asked), stored)
+        yield prefixes.read_prefix(asked, stored)
+    for method in methods_of(asked.config):
+        _require(method.problem(asked), stored)
+        taken = _taken(method, asked, stored)
+        found = {path: method.sizes(asked, path) for path in taken.arrays}
+        settings = {field.ours: field.read(asked.config) for field in method.fields}
+        methods = list(taken.methods(found, asked, settings)) if found else []
+        yield _pieces(taken, asked.modules), methods, (*method.notes(asked), *taken.notes)
 
 
-def _places(method: t.HubMethod, asked: t.Asked) -> dict[str, list[str]]:
-    """Our paths by the module of theirs that holds them, several in a fused one."""
-    left_out, places = set(asked.config["leave_out"]), collections.defaultdict(list)
-    for layer in (layer for layer in range(asked.modules.config.layers) if layer not in left_out):
-        for ours, theirs in method.places(asked).items():
-            path = f"blocks/{layer}/{ours}"
-            places[asked.modules.theirs[path].name if theirs is None else theirs.format(layer=layer)].append(path)
-    return places
+def _require(problem: str, stored: Stored) -> None:
+    if problem:
+        raise ValueError(f"{stored.folder}: {problem}")
+
+
+def _taken(method: t.HubMethod, asked: t.Asked, stored: Stored) -> t.Taken:
+    """The tensors of one method."""
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    first, constant = {}, method.constant(asked.config)
+    for place, paths in asked.places(method).items():
+        sizes = method.sizes(asked, paths[0])
+        parts = stored.take(method.pool, place, method.rows(asked.config), sizes, len(paths))
+        arrays |= {path: constant | own for path, own in zip(paths, parts or (), strict=parts is not None)}
+        first = first or sizes
+    shared = stored.take(SHARED, asked.host.trunk, method.shared, first) if method.shared else [{}]
+    whole = t.Taken(arrays, shared[0] if shared else {}, method.node, method.methods)
+    return whole if stored.problems else method.settle(whole, asked)
+
+
+def _pieces(taken: t.Taken, modules: Modules) -> dict[str, Piece]:
+    pieces = {path if path not in modules.theirs else modules.parameter(path): Piece(taken.node, dict(own))
+              for path, own in taken.arrays.items()}
+    return pieces | {f"{STORE}/{path}": Piece("SharedValue", {"value": value}) for path, value in taken.shared.items()}

@@ -40,7 +40,21 @@ DEFAULTS: Mapping[str | None, Mapping[str, Any]] = {
         "init_weights": "lora", "init_weights_seed": None, "intermediate_lora": False, "leave_out": [], "output_lora": False, "r": 8,
         "selfattn_lora": True, "use_dora": False, "use_gating": False, "vera_b": None, "vera_d": None,
     },
+    "prefix_tuning": {
+        "architecture": "prefix_tuning", "bottleneck_size": 512, "cross_prefix": True, "dropout": 0.0, "encoder_prefix": True,
+        "flat": False, "init_weights_seed": None, "leave_out": [], "non_linearity": "tanh", "prefix_length": 30, "shared_gating": True,
+        "use_gating": False,
+    },
+    "reft": {
+        "architecture": "reft", "dropout": 0.05, "dtype": None, "init_weights_seed": None, "layers": "all", "non_linearity": None,
+        "orthogonality": True, "output_reft": True, "prefix_positions": 3, "r": 1, "suffix_positions": 0, "tied_weights": False,
+    },
 }  # fmt: skip
+# Its architectures that are not here, each with why.
+NOT_HERE = {
+    "mtl_lora": "LoRAs of several tasks in one",
+    "prompt_tuning": "it has prompts on encoders alone, and an encoder has no place for them here",
+}
 
 
 # Their names of activations against ours; "gelu" of files older than versions meant the tanh form.
@@ -55,38 +69,47 @@ ACTIVATION, DROPOUT = Field("non_linearity", "activation", "relu", ACTIVATIONS),
 class Host(NamedTuple):
     """How AdapterHub names the places of one architecture.
 
-    trunk: the module that holds all, which keys of a bare model lack; attention, output: those that hold the adapters behind attention and
-    behind the MLP, `{layer}` for the layer's number; intermediate, mlp_output: our modules that intermediate_lora and output_lora adapt;
-    post_norm: whether norms stand behind the sum.
+    trunk: the module that holds all, which keys of a bare model lack; block: a layer, `{layer}` for its number; attention, output: what
+    holds the adapters behind attention and behind the MLP of a block; self_attention: what holds its prefixes; intermediate, mlp_output:
+    our modules that intermediate_lora and output_lora adapt; post_norm: whether norms stand behind the sum.
     """
 
     trunk: str
+    block: str
     attention: str
     output: str
+    self_attention: str
     intermediate: str
     mlp_output: str
     post_norm: bool
 
 
-def _bert(trunk: str) -> Host:
-    layer = trunk + ".encoder.layer.{layer}"
-    return Host(trunk, f"{layer}.attention.output", f"{layer}.output", "mlp/up", "mlp/down", True)
+def _decoder(trunk: str, blocks: str, self_attention: str, intermediate: str, mlp_output: str) -> Host:
+    block = f"{trunk}.{blocks}.{{layer}}"
+    return Host(trunk, block, f"{block}.attention_adapters", f"{block}.output_adapters", f"{block}.{self_attention}", intermediate,
+                mlp_output, False)  # fmt: skip
+
+
+def _encoder(trunk: str) -> Host:
+    block = f"{trunk}.encoder.layer.{{layer}}"
+    return Host(trunk, block, f"{block}.attention.output", f"{block}.output", f"{block}.attention.self", "mlp/up", "mlp/down", True)
 
 
 HOSTS = {
-    # On Llama AdapterHub calls down_proj "intermediate" and up_proj "output".
-    "llama": Host("model", "model.layers.{layer}.attention_adapters", "model.layers.{layer}.output_adapters", "mlp/down", "mlp/up", False),
-    "gpt2": Host("transformer", "transformer.h.{layer}.attention_adapters", "transformer.h.{layer}.output_adapters", "mlp/up", "mlp/down",
-                 False),
-    "bert": _bert("bert"),
-    "roberta": _bert("roberta"),
-}  # fmt: skip
+    "llama": _decoder("model", "layers", "self_attn", "mlp/down", "mlp/up"),  # whose down_proj is "intermediate", and up_proj "output"
+    "gpt2": _decoder("transformer", "h", "attn", "mlp/up", "mlp/down"),
+    "bert": _encoder("bert"),
+    "roberta": _encoder("roberta"),
+}
 
 
 def known_places(modules: Modules) -> set[str]:
     """The modules of theirs that may hold tensors of an adapter on this base."""
     host, layers = HOSTS[modules.config.family], range(modules.config.layers)
-    return {*modules.ours, *(place.format(layer=layer) for place in (host.attention, host.output) for layer in layers)}
+    prefixed = (f"{host.self_attention}.prefix_tuning", f"{host.self_attention}.prefix_tuning.pool")
+    in_blocks = (host.attention, host.output, f"{host.block}.reft_layer", *prefixed)
+    top = {host.trunk, f"{host.trunk}.prefix_tuning"}
+    return {*modules.ours, *top, *(place.format(layer=layer) for place in in_blocks for layer in layers)}
 
 
 class Asked(NamedTuple):
@@ -98,6 +121,39 @@ class Asked(NamedTuple):
     @property
     def host(self) -> Host:
         return HOSTS[self.modules.config.family]
+
+    @property
+    def layers(self) -> list[int]:
+        """Those that the config does not leave out."""
+        chosen, left_out = self.config.get("layers", "all"), self.config.get("leave_out", ())
+        every = range(self.modules.config.layers)
+        return [layer for layer in every if layer not in left_out and (chosen == "all" or layer in chosen)]
+
+    def places(self, method: "HubMethod") -> dict[str, list[str]]:
+        """Our paths by the module of theirs that holds them, several in a fused one."""
+        found: dict[str, list[str]] = {}
+        for layer in self.layers if method.stacked else (None,):
+            for ours, theirs in method.places(self).items():
+                path = ours if layer is None else f"blocks/{layer}/{ours}"
+                found.setdefault(self.modules.theirs[path].name if theirs is None else theirs.format(layer=layer), []).append(path)
+        for place, paths in found.items():
+            if place in self.modules.ours:
+                paths.sort(key=self.modules.ours[place].index)
+        return found
+
+
+class Taken(NamedTuple):
+    """What a table took out of a file, or gives to be written.
+
+    arrays: of each of our paths, by field of the rows, or of our node; shared: those held once; node: our class of the pieces; methods:
+    those that make room for them; notes: one sentence each.
+    """
+
+    arrays: Mapping[str, Mapping[str, np.ndarray]]
+    shared: Mapping[str, np.ndarray]
+    node: str
+    methods: Callable[..., Iterable[Any]]
+    notes: tuple[str, ...] = ()
 
 
 class Held(NamedTuple):
@@ -139,6 +195,14 @@ def _always(config: Mapping[str, Any]) -> bool:
     return True
 
 
+def _as_taken(taken: Taken, asked: Asked) -> Taken:
+    return taken
+
+
+def _as_held(arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], held: Held) -> Mapping[str, np.ndarray]:
+    return arrays
+
+
 def _fine(asked: Asked) -> str:
     return ""
 
@@ -164,6 +228,10 @@ class HubMethod:
         config: back: what a config says of pieces.
         fields: config fields that are one field of our method.
         constant: further arrays of each piece that follow from the config.
+        shared: tensors held once, in the pool of shared parameters of the trunk; `field` is the place below our store of shared values.
+        settle: what was taken, as our nodes have it, where a row is not an array of theirs; `spread` is the way back, of one piece.
+        stacked: it stands in layers.
+        beside: its config fields are some of another method's, which it stands beside.
         off: config fields that must be as they are in `DEFAULTS`, each with what it would ask for.
         problem: why what is asked for cannot be held, "" where it can.
         notes: what a reader leaves out or derives.
@@ -181,6 +249,11 @@ class HubMethod:
     asked: Callable[[Mapping[str, Any]], bool] = _always
     fields: tuple[Field, ...] = ()
     constant: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] = lambda config: {}
+    shared: tuple[Tensor, ...] = ()
+    settle: Callable[[Taken, Asked], Taken] = _as_taken
+    spread: Callable[[Mapping[str, np.ndarray], Mapping[str, Any], Held], Mapping[str, np.ndarray]] = _as_held
+    stacked: bool = True
+    beside: bool = False
     off: Mapping[str, str] = dataclasses.field(default_factory=dict)
     problem: Callable[[Asked], str] = _fine
     notes: Callable[[Asked], Iterable[str]] = _nothing
@@ -194,7 +267,7 @@ def written(fields: Sequence[Field], settings: Mapping[str, Any]) -> dict[str, A
     """
     values = {field.theirs: field.write(settings[field.ours]) for field in fields}
     for field in fields:
-        if field.names and values[field.theirs] is None:
+        if field.names and settings[field.ours] not in field.names.values():
             known = ", ".join(sorted(set(field.names.values())))
             raise ValueError(f"AdapterHub cannot name the {field.ours} {settings[field.ours]!r}; it can name {known}")
     return values

@@ -33,6 +33,7 @@ import numpy as np
 
 from peftjax.interop.exchange import adapterhub_table
 from peftjax.interop.exchange.adapter import Adapter
+from peftjax.interop.exchange.adapterhub_prefix import is_prefixed
 from peftjax.interop.exchange.adapterhub_write import adapterhub_content
 from peftjax.interop.exchange.gguf_lora import LLAMA_CPP_VERSION, gguf_lora_content
 from peftjax.interop.exchange.peft_rules import pattern_value
@@ -255,6 +256,7 @@ ADAPTERHUB = Server(
     lambda adapter, config: adapterhub_content(adapter, config, "default"), "AdapterHub",
 )  # fmt: skip
 LLAMA_CPP = Server("llama.cpp", LLAMA_CPP_VERSION, gguf_lora_content, "GGUF")
+_EAGER = "prefixes need model.set_attn_implementation('eager'): for its default attention it masks them wrongly"
 SERVERS = (VLLM, SGLANG, LLAMA_CPP, PEFT, ADAPTERHUB)
 
 
@@ -283,7 +285,7 @@ def _finding(server: Server, adapter: Adapter, base_config: Any) -> Finding:
         told = f"one alpha for the file, {content[1]:g}; scales that differ are folded into B"
         return Finding(server.name, server.version, TAKES, (told,))
     if server.content is not peft_content:
-        return Finding(server.name, server.version, TAKES, ())
+        return Finding(server.name, server.version, TAKES, (_EAGER,) if is_prefixed(adapter) else ())
     tensors, config = content
     architecture = document_from_config(base_config, "float32")["architectures"][0]
     file = PeftFile(config, {key.removeprefix(PREFIX): value for key, value in tensors.items()}, base_config, architecture)

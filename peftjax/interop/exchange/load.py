@@ -8,6 +8,7 @@
 | peftjax.safetensors, peftjax.json | ours |
 | adapter_config.json with peft_type | HF PEFT |
 | adapter_config.json with config and model_type | AdapterHub |
+| adapter_fusion_config.json | AdapterHub's fusion of adapters of other directories |
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any
 from peftjax.interop.base import Base
 from peftjax.interop.exchange import native
 from peftjax.interop.exchange.adapter import Adapter, insert
+from peftjax.interop.exchange.adapterhub_fusion import CONFIG as FUSION
 from peftjax.interop.exchange.adapterhub_read import read_adapterhub
 from peftjax.interop.exchange.manifest import check_identity, read_manifest
 from peftjax.interop.exchange.peft_read import read_peft
@@ -27,7 +29,8 @@ from peftjax.peft.attach import cut_points
 FORMS = """an adapter is a directory with one of
   peftjax.json, peftjax.safetensors                      our own form
   adapter_config.json, adapter_model.safetensors         HF PEFT
-  adapter_config.json, adapter.safetensors               AdapterHub"""
+  adapter_config.json, adapter.safetensors               AdapterHub
+  adapter_fusion_config.json, model_adapter_fusion.safetensors      AdapterHub's fusion"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +61,8 @@ def form_of(folder: str | Path) -> str:
         raise FileNotFoundError(f"no directory {str(folder)!r}; {FORMS}")
     if (folder / native.WEIGHTS).is_file():
         return "peftjax"
+    if (folder / FUSION).is_file():
+        return "AdapterHub"
     document = read_json(folder / "adapter_config.json")
     if "peft_type" in document:
         return "HF PEFT"

@@ -6,19 +6,11 @@ lie on the same layers; numbers that differ from its own become patterns where i
 
 import collections
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from peftjax.interop.exchange.modules import layer_of, logical
-from peftjax.peft.lora import lora
 from peftjax.peft.rules import alike, exceptions
 from peftjax.peft.select import named
-
-
-class Found(NamedTuple):
-    """What a file says of one module with a LoRA: its rank, and the alpha that belongs to it."""
-
-    rank: int
-    alpha: float
 
 
 def methods_for(
@@ -46,13 +38,6 @@ def methods_for(
         targets = tuple(named(module) for module in sorted(modules))
         methods.append(make(**own, targets=targets, layers=lies_on, **own_patterns, **settings))
     return tuple(methods)
-
-
-def lora_methods(found: Mapping[str, Found], layers: int, default: Found, **settings: Any) -> tuple[lora, ...]:
-    """`methods_for` of LoRA alone."""
-    numbers = {path: {"rank": one.rank, "alpha": float(one.alpha)} for path, one in found.items()}
-    own = {"rank": default.rank, "alpha": float(default.alpha)}
-    return methods_for(lora, numbers, layers, own, {"rank": "rank_pattern", "alpha": "alpha_pattern"}, **settings)
 
 
 def by_layers(modules: Iterable[str]) -> dict[str, set[int]]:

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from tiny import TIED, TINY, base
 
 from peftjax.interop.exchange.adapter import extract
-from peftjax.interop.exchange.placing import Found, by_layers, lora_methods
+from peftjax.interop.exchange.placing import by_layers, methods_for
 from peftjax.peft import attach, cut_points, lora
 from peftjax.peft.select import named
 
 MODULES = ("attn/q", "attn/v", "mlp/down")
-DEFAULT = Found(2, 3.0)
+DEFAULT = {"rank": 2, "alpha": 3.0}
+PATTERNS = {"rank": "rank_pattern", "alpha": "alpha_pattern"}
 
 
 def room(methods, config=TINY):
@@ -29,25 +30,27 @@ def room(methods, config=TINY):
 @settings(max_examples=12, deadline=None)
 def test_the_methods_make_room_for_exactly_what_there_is(data):
     places = [f"blocks/{layer}/{module}" for layer in range(TINY.layers) for module in MODULES] + ["embed"]
-    value = st.builds(Found, st.sampled_from([1, 2, 3]), st.sampled_from([2.0, 3.0, 8.0]))
+    value = st.fixed_dictionaries({"rank": st.sampled_from([1, 2, 3]), "alpha": st.sampled_from([2.0, 3.0, 8.0])})
     found = data.draw(st.dictionaries(st.sampled_from(places), value, min_size=1))
     rslora = data.draw(st.booleans())
-    methods = lora_methods(found, TINY.layers, DEFAULT, rslora=rslora)
-    assert all(method.rslora == rslora and (method.rank, method.alpha) == DEFAULT for method in methods)
-    wanted = {path: (f.rank, float(np.float32(f.alpha / (f.rank**0.5 if rslora else f.rank)))) for path, f in found.items()}
+    methods = methods_for(lora, found, TINY.layers, DEFAULT, PATTERNS, rslora=rslora)
+    assert all(method.rslora == rslora and (method.rank, method.alpha) == (2, 3.0) for method in methods)
+    per = {path: f["rank"] ** 0.5 if rslora else f["rank"] for path, f in found.items()}
+    wanted = {path: (f["rank"], float(np.float32(f["alpha"] / per[path]))) for path, f in found.items()}
     assert room(methods) == wanted
 
 
 def test_what_agrees_with_the_file_needs_no_pattern_and_no_layers():
     found = {f"blocks/{layer}/attn/{m}": DEFAULT for layer in range(2) for m in "qv"} | {"head": DEFAULT}
-    (method,) = lora_methods(found, 2, DEFAULT)
+    (method,) = methods_for(lora, found, 2, DEFAULT, PATTERNS)
     assert method == lora(rank=2, alpha=3.0, targets=("q_proj", "v_proj", "lm_head"))
     assert room([method], TIED) == {path: (2, 1.5) for path in found}
 
 
 def test_modules_on_other_layers_are_methods_of_their_own():
-    found = {"blocks/1/attn/q": DEFAULT, "blocks/0/attn/v": Found(1, 3.0), "blocks/1/attn/v": Found(1, 3.0)}
-    everywhere, one_layer = lora_methods(found, 2, DEFAULT)
+    other = DEFAULT | {"rank": 1}
+    found = {"blocks/1/attn/q": DEFAULT, "blocks/0/attn/v": other, "blocks/1/attn/v": other}
+    everywhere, one_layer = methods_for(lora, found, 2, DEFAULT, PATTERNS)
     assert everywhere.layers is None and everywhere.rank_pattern == {"v_proj": 1}
     assert one_layer.layers == (1,) and one_layer.targets == ("q_proj",)
 
