@@ -19,6 +19,7 @@ from peftjax.peft.partition import combine
 from peftjax.train.evaluate import curve_set, require_finite
 from peftjax.train.held import Held
 from peftjax.train.routes import arrange
+from peftjax.train.sharding import to_host
 
 
 def _nll(log_probabilities: np.ndarray, held: Held) -> np.ndarray:
@@ -60,7 +61,7 @@ class ClassEvaluator:
         self.say(f"evaluating: {len(rows)} texts of {name}")
         found = np.zeros((len(rows), len(self.labels)), np.float32)
         for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max()))):
-            values = jax.device_get(self._log_probabilities(trainable, frozen, batch._replace(rows=None)))
+            values = to_host(self._log_probabilities(trainable, frozen, batch._replace(rows=None)))
             used = batch.weights > 0
             found[batch.rows[used]] = values[used]
         return found

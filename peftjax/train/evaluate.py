@@ -23,6 +23,7 @@ from peftjax.peft.partition import combine
 from peftjax.train.held import Held
 from peftjax.train.loss import token_losses
 from peftjax.train.routes import arrange, for_rows_of
+from peftjax.train.sharding import to_host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Evaluator:
         self.say(f"evaluating: losses of {len(rows)} rows of {name}")
         nll, tokens, right = (np.zeros(len(rows)) for _ in range(3))
         for batch in eval_batches(rows, self.options.batch_size, max(self.length, int(rows.lengths.max())), share="auto"):
-            losses, hits = jax.device_get(_losses(self.model, trainable, frozen, batch._replace(rows=None)))
+            losses, hits = to_host(_losses(self.model, trainable, frozen, batch._replace(rows=None)))
             used = batch.weights > 0
             row = batch.rows[used]
             np.add.at(nll, row, losses[used])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -14,9 +15,11 @@ from peftjax.interop.base import load_base
 from peftjax.peft.attach import detach
 from peftjax.peft.partition import size
 from peftjax.train.checkpoint import Checkpoints
-from peftjax.train.config import check
+from peftjax.train.config import check, plain
+from peftjax.train.ending import failures_told
 from peftjax.train.inputs import prepare
 from peftjax.train.journal import Journal, Snapshot
+from peftjax.train.multihost import require_same
 from peftjax.train.outcome import summary
 from peftjax.train.parallel import compile_step
 from peftjax.train.prepare import check_reads, prepare_model
@@ -48,11 +51,12 @@ def run(config: Any, workdir: str | Path | None = None, *, name: str = "run", st
     started = time.time() if started is None else started
     check(config)
     folder = WorkDir(workdir or default_workdir(name, config), config, main=jax.process_index() == 0)
-    with contextlib.closing(folder):
+    with contextlib.closing(folder), failures_told(folder.path, folder.main):
         if folder.done:
-            if not (folder.path / "report.md").exists():  # killed between the result and its report
-                write_report(folder.path)
-            print(f"{folder.path} is done: see {folder.path / 'report.md'}")
+            if folder.main:
+                if not (folder.path / "report.md").exists():  # killed between the result and its report
+                    write_report(folder.path)
+                print(f"{folder.path} is done: see {folder.path / 'report.md'}")
             return folder.path
         _run(config, folder, started)
     return folder.path
@@ -75,6 +79,7 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
         for note in start.adapter.notes:
             say(f"note: {start.path}: {note}")
     inputs = prepare(config, base.tokenizer, (jax.process_index(), jax.process_count()), task_for(config, base.config))
+    require_same({"config": json.dumps(plain(config), sort_keys=True), "base": base.fingerprint, "data": inputs.fingerprint})
     task = inputs.task
     say(f"data {config.data.name}: {inputs.report['splits']}, {inputs.train.steps_per_epoch} steps an epoch")
 

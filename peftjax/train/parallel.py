@@ -19,7 +19,7 @@ def compile_step(config: Any, prepared: Prepared, mesh: Mesh) -> tuple[Callable,
     Under jit the state is donated. pmap keeps data parallelism only.
 
     Raises:
-        ValueError: rows that do not divide by the devices, or pmap with a "model" axis.
+        ValueError: rows that do not divide by the devices, or pmap with a "model" axis or several processes.
     """
     rows, devices, pieces = config.train.batch_size, mesh.shape["data"], config.train.accumulate
     if rows % (devices * pieces):
@@ -33,6 +33,8 @@ def compile_step(config: Any, prepared: Prepared, mesh: Mesh) -> tuple[Callable,
             out_shardings=(prepared.state_shardings, replicated(mesh)),
         )
         return step, lambda batch: put_batch(batch, mesh)
+    if jax.process_count() > 1:
+        raise ValueError(f"pmap is for one process; there are {jax.process_count()}. config.train.parallel=jit takes several")
     if mesh.shape["model"] > 1:
         raise ValueError(f"pmap is data-parallel only; config.train.mesh.model is {mesh.shape['model']}")
     mapped = jax.pmap(make_step(prepared.model, prepared.optimiser, **options, axis="data"), axis_name="data", in_axes=(None, None, 0),

@@ -26,7 +26,7 @@ from peftjax.train.config import composition
 from peftjax.train.loss import token_losses
 from peftjax.train.optimiser import make_optimiser
 from peftjax.train.routes import arrange
-from peftjax.train.sharding import replicated, shardings, state_shardings
+from peftjax.train.sharding import put, replicated, shardings, state_shardings
 from peftjax.train.start import Start, held
 from peftjax.train.startup import make_model
 from peftjax.train.step import TrainState, new_state
@@ -101,14 +101,14 @@ def prepare_model(
     theirs = {id(leaf) for leaf in jax.tree.leaves(bare)}  # a method shares the arrays that it does not change
     added = jax.tree.map(lambda leaf: id(leaf) not in theirs, params)
     placed = shardings(params, mesh)
-    params = jax.device_put(params, placed)
+    params = put(params, placed)
     trainable, frozen = partition(params, set(adapters(params)) - set(held(starts)))
     own = jax.tree.map(lambda leaf, mine: leaf if mine else None, frozen, added, is_leaf=lambda leaf: leaf is None)
     optimiser = make_optimiser(config.optimizer, config.train.steps, trainable, roles(params), params)
     abstract = jax.eval_shape(lambda t, k: new_state(t, optimiser, k), trainable, key)
     trained_at = jax.tree.map(lambda leaf, s: None if leaf is None else s, trainable, placed, is_leaf=lambda x: x is None)
     where = state_shardings(abstract, trained_at, mesh)
-    run_key = jax.device_put(jax.random.fold_in(key, 1), replicated(mesh))
+    run_key = jax.random.wrap_key_data(put(jax.random.key_data(jax.random.fold_in(key, 1)), replicated(mesh)))
     state = jax.jit(lambda t, k: new_state(t, optimiser, k), out_shardings=where)(trainable, run_key)
     dropout = any(getattr(method, "dropout", 0) for method in methods)
     return Prepared(

@@ -5,11 +5,12 @@
     evaluations/       one JSON file an evaluation, with its predictions: <step>.json, of several splits <step>-<split>.json
     metrics.jsonl      scalars by step
     result.json, report.md, *.png      at the end
-    failed.json, stopped.json          of a member of a population that diverged, or lost a comparison
+    failed.json, stopped.json          where it failed, or lost a comparison in a population: see `peftjax.train.ending`
 """
 
 import fcntl
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ MARKS = ("failed", "stopped")
 def default_workdir(name: str, config: Any) -> Path:
     """`runs/<config's file name>[-<variant>]-<hash of all fields>`."""
     file, _, variant = str(name).partition(":")
+    variant = re.sub(r"[^\w.=+-]+", "_", variant)  # it may be a path
     return Path("runs") / "-".join(part for part in (Path(file).stem, variant, config_hash(config)) if part)
 
 
@@ -37,7 +39,7 @@ class WorkDir:
 
     def __init__(self, path: str | Path, config: Any, main: bool = True):
         self.path = Path(path)
-        self._lock = None
+        self.main, self._lock = main, None
         if not main:
             return
         self.path.mkdir(parents=True, exist_ok=True)
