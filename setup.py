@@ -29,6 +29,7 @@ CORE = [
     "tensorboardX>=2.6.4,<3",  # event files without TensorFlow
     "matplotlib>=3.9,<4",  # curves of the report
     "tqdm>=4.66,<5",  # the progress bar
+    "rich>=13.9,<16",  # the live table of a sweep; flax brings it
 ]
 
 setup(
@@ -51,6 +52,10 @@ setup(
         "evals": [
             "lm-eval>=0.4.13,<0.5",  # EleutherAI's evaluation harness, whose tasks run on models here
         ],
+        "optuna": ["optuna>=5.0,<6"],  # hyper-parameter search
+        "slurm": ["submitit>=1.5.3,<2"],  # sweeps on Slurm clusters
+        "ray": ["ray>=2.50,<3"],  # sweeps on Ray clusters
+        "sky": ["skypilot>=0.14,<0.15"],  # sweeps on clouds and TPU pods; its command alone is used, in any environment
         "gpu": ["jax[cuda13]>=0.10,<0.11"],  # NVIDIA GPUs, CUDA 13
         "tpu": ["jax[tpu]>=0.10,<0.11"],  # Cloud TPUs
     },

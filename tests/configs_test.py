@@ -15,7 +15,7 @@ from peftjax.train.config import check, config_hash
 from peftjax.train.points import points_of, with_point
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "stored")  # which is whatever a run stored
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
 
 

@@ -33,6 +33,7 @@ SMOLLM2 = (
     "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 )
 HELD_OUT = ("validation", "test")
+OPEN = ("options", "fractions", "compose")  # mappings that may hold any name
 
 
 _NO_FIELD = BatchSplit.at
@@ -237,7 +238,7 @@ def _unknown(config: dict, known: dict, prefix: str) -> list[str]:
     for name, value in config.items():
         if name not in known:
             errors.append(f"config.{prefix}{name} is not a field{did_you_mean(name, known)}")
-        elif isinstance(value, dict) and name not in ("options", "fractions", "compose"):
+        elif isinstance(value, dict) and name not in OPEN:
             errors += _unknown(value, known[name], f"{prefix}{name}.")
     return errors
 

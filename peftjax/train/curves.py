@@ -71,15 +71,20 @@ def _axes(title: str, y_label: str):
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel("training step")
-    axes.set_ylabel(y_label)
+    axes = styled(figure.add_subplot(), title, "training step", y_label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=2))
+    return figure, axes
+
+
+def styled(axes, title: str, x_label: str, y_label: str):
+    """The axes with their texts, in the look of every picture here."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.grid(True, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return axes
 
 
 def _loss(train: tuple[list[int], list[float]], held_out: tuple[list[int], list[float]]):

@@ -27,11 +27,10 @@ from ml_collections import ConfigDict
 
 from peftjax.hints import did_you_mean
 from peftjax.peft.spec import from_data, to_data
-from peftjax.train.config import methods
+from peftjax.train.config import OPEN, methods
 
 Point = dict[str, Any]
 Fields = Mapping[str, Sequence[Any]]  # field -> its values
-FREE = ("options", "fractions")  # mappings of a config that may hold any name
 
 
 def fixed(values: Mapping[str, Any]) -> list[Point]:
@@ -252,7 +251,9 @@ def _unknown(holder: Any, step: str, seen: str) -> ValueError:
 def _set(holder: Any, step: str | int, value: Any, seen: str) -> None:
     if seen == "config" and step == "peft":
         value = methods([from_data(one) if isinstance(one, Mapping) else one for one in value])
-    elif isinstance(step, int) or (isinstance(holder, ConfigDict) and step not in holder and seen.rpartition(".")[2] not in FREE):
+    elif seen == "config" and step == "adapters":
+        value = [ConfigDict(one) for one in value]
+    elif isinstance(step, int) or (isinstance(holder, ConfigDict) and step not in holder and seen.rpartition(".")[2] not in OPEN):
         _inside(holder, step, seen)
     if isinstance(step, int):
         holder[step] = methods(value)[0] if dataclasses.is_dataclass(value) else value
