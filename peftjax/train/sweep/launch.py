@@ -25,8 +25,8 @@ def launch(
         config: the points are set on it.
         points: see `peftjax.train.points`; those that come to one config are one run.
         folder: of the sweep; created, or gone on with.
-        launcher: `local`, `slurm`, ... with its own settings bound; called once with the jobs of all runs that are left, those that failed
-            before among them.
+        launcher: `local`, `slurm`, ... with its own settings bound; called once with the jobs in which a run is left, those that failed
+            before among them. Runs of such a job that have ended are found done.
         say: is told what is left to do.
         live: whether the table of all points is shown meanwhile.
         pack: makes jobs of runs; `alone` one of each, `packed` one of those that can share a program.
@@ -39,7 +39,8 @@ def launch(
     left = [run for run in different if run.outcome.status not in ("done", "stopped")]
     again = sum(run.outcome.status == "failed" for run in left)
     twice = f" ({len(points)} points, some the same)" if len(points) > len(different) else ""
-    jobs = pack(left)
+    folders = {run.folder.absolute() for run in left}
+    jobs = [job for job in pack(different) if folders & set(job.folders)]  # of runs that have ended too: those that halve compare with them
     together = f" in {len(jobs)} jobs" if len(jobs) < len(left) else ""
     say(f"{folder}: {len(different)} runs{twice}, {len(different) - len(left)} ended before, {len(left)} to train{together}"
         + (f", {again} of them failed before" if again else ""))

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from peftjax.files import replacing
+from peftjax.interop.tiny import PREFIX
 from peftjax.train.sweep.job import ROOT, Job
 
 THERE = PurePosixPath("/sweep")  # where the bucket is mounted
@@ -59,7 +60,7 @@ def sky(
     own = Path(folder).absolute() / "sky"
     noted_at = own / "submitted.json"
     noted = json.loads(noted_at.read_text()) if noted_at.exists() else []
-    say(f"results: sky storage and buckets keep them; fetch them with {shlex.join(fetch(store, folder))}")
+    say(f"the work directories are in {store}; this brings them here: {shlex.join(fetch(store, folder))}")
     for job in jobs:
         path = own / f"{task_name(job)}.yaml"
         with replacing(path) as partial:
@@ -124,6 +125,7 @@ def require_portable(folder: Path) -> None:
     named += [(f"adapters[{number}].path", one["path"]) for number, one in enumerate(config["adapters"])]
     for field, value in named:
         there = value.startswith(f"{THERE}/")
-        if value and not there and (Path(value).is_absolute() or Path(value).suffix == ".jsonl" or Path(value).exists()):
+        here = Path(value).is_absolute() or Path(value).suffix == ".jsonl" or value.startswith(PREFIX) or Path(value).exists()
+        if value and here and not there:
             raise ValueError(f"config.{field} is {value!r}, a file of this machine, which the one in the cloud does not have; "
                              f"name a package, a hub id or a built-in set, or a file in the bucket, {THERE}/...")
