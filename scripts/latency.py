@@ -1,5 +1,7 @@
 """Times what adapters cost: prompts, tokens, training steps, memory, in turns with the base on this machine; a table, JSON and a picture.
 
+The same command goes on where it was interrupted, and finds what it measured.
+
     python scripts/latency.py --config configs/studies/pc2.py [--config.rounds=50] [--config.base.uri=/models/mine] [--to runs/latency]
 """
 
@@ -17,18 +19,19 @@ TO = flags.DEFINE_string("to", None, "Folder for latency.json, latency.md and la
 
 def main(_):
     from peftjax.files import replacing
-    from peftjax.study.latency import measure
     from peftjax.study.latency_config import arms_of, base_of, cases_of
+    from peftjax.study.latency_kept import measured
     from peftjax.study.latency_plot import write_plot
     from peftjax.study.latency_table import as_data, as_table
     from peftjax.train.startup import use_compilation_cache
 
     config, arms, cases = CONFIG.value, arms_of(CONFIG.value), cases_of(CONFIG.value)
     use_compilation_cache()
-    found = measure(base_of(config), arms, cases, rounds=config.rounds, budget_s=config.budget_s, unroll=config.unroll)
     name = config_flags.get_config_filename(flags.FLAGS["config"])
     stem, _, variant = Path(name).name.partition(":")
     folder = Path(TO.value or f"runs/latency-{Path(stem).stem}{'-' if variant else ''}{variant}")
+    how = {"rounds": config.rounds, "budget_s": config.budget_s, "unroll": config.unroll}
+    found, _ = measured(base_of(config), arms, cases, folder / "cases", **how)
     for file, text in {"latency.json": json.dumps(as_data(found), indent=1), "latency.md": as_table(found)}.items():
         with replacing(folder / file) as partial:
             partial.write_text(text + "\n")

@@ -119,11 +119,8 @@ def _served(base, arms, cases, rounds, budget_s, unroll, refused, say) -> list[R
     model, params = Decoder(base.config, dtype=precision("auto")), base.params
     if unroll:
         model, params = unrolled(model, params)
-        models, held = {arm.name: model for arm in arms}, {arm.name: arm.params(params) for arm in arms}
-    else:
-        cuts = {arm.name: arm.segments(base.config) for arm in arms}
-        models = {name: model.clone(segments=segments) for name, segments in cuts.items()}
-        held = {arm.name: arm.params(cut(params, base.config, cuts[arm.name])) for arm in arms}
+    cuts = {arm.name: model.segments if unroll else arm.segments(base.config) for arm in arms}
+    held: dict[str, dict] = {}
     reference, rows = next(arm.name for arm in arms if not arm.methods), []
     for case in cases:
         programs = {}
@@ -131,9 +128,11 @@ def _served(base, arms, cases, rounds, budget_s, unroll, refused, say) -> list[R
             if arm.form == "bank" and case.batch == 1:
                 refused[f"{arm.name}, batches of one row"] = "one row has one adapter"
                 continue
+            if arm.name not in held:
+                held[arm.name] = arm.params(cut(params, base.config, cuts[arm.name]))
             tree = arm.rows(held[arm.name], case.batch, gather=case.kind == "decode")
             build = decoding if case.kind == "decode" else forward
-            programs[arm.name] = build(models[arm.name], tree, case)
+            programs[arm.name] = build(model.clone(segments=cuts[arm.name]), tree, case)
         rows += _timed(programs, case, reference, rounds, budget_s, say)
     return rows
 

@@ -27,7 +27,7 @@ def as_table(found: Latency) -> str:
     parts.append(_table(["arm", "trains", "stored MB", "held MB", "merges"], [[arm, *_size(size)] for arm, size in found.sizes.items()]))
     wide = [f"{row.arm}, {row.case}: {_ratio(row.over)}" for row in found.rows if row.over and not row.over.kept]
     if wide:
-        parts.append(f"Discarded, since the interval is wider than {100 * WIDE:.0f} %: {'; '.join(wide)}.")
+        parts.append(f"Discarded, since the interval is wider than {100 * WIDE:.0f} % of the ratio: {'; '.join(wide)}.")
     if found.refused:
         parts.append("Left out: " + "; ".join(f"{name}: {why}" for name, why in found.refused.items()) + ".")
     return "\n\n".join(parts)

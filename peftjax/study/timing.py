@@ -16,7 +16,7 @@ import numpy as np
 
 RESAMPLES = 2000
 LEAST = 5  # rounds, however long they take
-WIDE = 0.10  # an interval of a ratio wider than this says too little
+WIDE = 0.10  # an interval wider than this part of its ratio says too little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Ratio:
     @property
     def kept(self) -> bool:
         """Whether the interval is narrow enough to be told as a result."""
-        return self.high - self.low <= WIDE
+        return self.high - self.low <= WIDE * self.value
 
 
 @dataclasses.dataclass(frozen=True)

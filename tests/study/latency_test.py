@@ -69,7 +69,7 @@ def test_the_table_tells_what_is_a_result_and_what_is_not():
     table = as_table(told())
     assert "| base | 20.0 ms (19.0-21.0) | 20.0 ms (19.0-21.0) |" in table
     assert "| LoRA | 1.100 [1.080, 1.120] | discarded |" in table
-    assert "wider than 10 %: LoRA, decode 2: 1.200 [1.000, 1.500]" in table and "Left out: IA3: why not" in table
+    assert "wider than 10 % of the ratio: LoRA, decode 2: 1.200 [1.000, 1.500]" in table and "Left out: IA3: why not" in table
     assert "| LoRA | 2x8 | 0.02 |  | 1 | 2 |" in table and "| LoRA | 500 | 0.002 | 1 | yes |" in table
 
 

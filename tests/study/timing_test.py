@@ -38,7 +38,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_a_wide_interval_is_no_result():
-    assert Ratio(1.0, 0.96, 1.05).kept and not Ratio(1.0, 0.9, 1.05).kept
+    assert Ratio(1.0, 0.96, 1.05).kept and not Ratio(1.0, 0.9, 1.05).kept and Ratio(2.0, 1.92, 2.1).kept
     assert not over([1.0, 2.0, 1.0, 3.0, 0.5], [1.0] * 5).kept
 
 
