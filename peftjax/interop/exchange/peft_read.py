@@ -21,8 +21,9 @@ from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.modules import Modules, logical
 from peftjax.interop.exchange.peft_checks import check_config, ensures_tying, is_copy, target_problems, token_problems
 from peftjax.interop.exchange.peft_context import PROMPTS, read_context
+from peftjax.interop.exchange.peft_masks import mask_of, opened, unknown
 from peftjax.interop.exchange.peft_methods import METHODS
-from peftjax.interop.exchange.peft_rules import in_other_words, pattern_value, renamed, saved, targeted
+from peftjax.interop.exchange.peft_rules import in_other_words, pattern_value, renamed, saved, targeted, under_new_name
 from peftjax.interop.exchange.placing import by_layers, methods_for
 from peftjax.interop.exchange.tensors import Tensor, read_array, split_key
 from peftjax.interop.json_file import read_json
@@ -50,6 +51,7 @@ def read_peft(folder: str | Path, base_config: Any, base_params: Any = None, bas
     config = read_json(folder / t.CONFIG)
     if config.get("peft_type") in PROMPTS:
         return read_context(folder, config, base_config)
+    config, old_ends = under_new_name(config)
     check_config(config, str(folder / t.CONFIG))
     sources = open_tensors(folder, t.WEIGHTS, t.PICKLE, whole_numbers=True)
     modules = Modules.of(base_config)
@@ -59,7 +61,7 @@ def read_peft(folder: str | Path, base_config: Any, base_params: Any = None, bas
     for key, source in sources.items():
         array = read_array(key, source, str(folder))
         whole = np.issubdtype(array.dtype, np.integer)
-        reader.take(renamed(key, ends), array.astype(np.int32 if whole else np.float32), array.dtype.name)
+        reader.take(renamed(key, ends | old_ends), array.astype(np.int32 if whole else np.float32), array.dtype.name)
     return reader.adapter()
 
 
@@ -153,6 +155,7 @@ class _Reader:
         origin, complained = str(self.folder / t.CONFIG), " ".join(self.problems)
         self.problems += target_problems(self.config, self.modules, list(found), saved_modules, complained, origin, self._node)
         self.problems += token_problems(self.config, self.modules, list(tokens))
+        self.problems += unknown(self.method, self.config, list(self.arrays))
         if self.problems:
             more = f"\n  and {len(self.problems) - LISTED} more" if len(self.problems) > LISTED else ""
             raise ValueError(f"{self.folder} does not fit this base:\n  " + "\n  ".join(sorted(self.problems)[:LISTED]) + more)
@@ -212,6 +215,15 @@ class _Reader:
                 for suffix in self.method.suffixes & set(entries):
                     entries.pop(suffix)
             return
+        mask = mask_of(self.method, self.config, name)
+        for row in rows if self.method.masked else ():
+            whole = opened(row, arrays[row.suffix], mask)
+            if whole is None:
+                self.problems.append(
+                    f"misshapen {t.PREFIX}{name}.{row.suffix}: {list(arrays[row.suffix].shape)}, and rank_pattern keeps {sum(mask)} ranks"
+                )
+                return
+            arrays[row.suffix] = whole
         sizes = self._sizes(name)
         for row in rows:  # a letter that the base does not give is what the first tensor makes it
             for letter, size in zip(row.axes, arrays[row.suffix].shape, strict=False):

@@ -19,6 +19,7 @@ from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.folder import write_tensors
 from peftjax.interop.exchange.modules import Modules, layer_of, logical
 from peftjax.interop.exchange.peft_context import context_content, is_context
+from peftjax.interop.exchange.peft_masks import closed
 from peftjax.interop.exchange.peft_methods import METHODS
 from peftjax.interop.exchange.peft_rules import ENDS, NOTHING, TIED, pattern_value, targeted
 from peftjax.interop.exchange.tensors import Tensor, fuse, trimmed
@@ -118,6 +119,7 @@ class _Writer:
         self.saved: list[str] = []
         self.bias: list[str] = []
         self.tokens: dict[str, list[int]] = {}
+        self.masks: dict[str, list[bool]] = {}  # by their module: which ranks were not pruned
         self.conv1d = False
         self.ensures_tying = False
 
@@ -218,6 +220,8 @@ class _Writer:
             elif value not in ("none", False):
                 if name != "fan_in_fan_out":
                     raise ValueError(f"HF PEFT has no {name} beside {method.peft_type}")
+        if not all(all(mask) for mask in self.masks.values()):
+            config["rank_pattern"] = {f"{name}.{method.masked.suffix}": mask for name, mask in sorted(self.masks.items())}
         if self.tokens:
             if method.make is not lora:
                 raise ValueError(f"HF PEFT trains token rows beside LoRA, not beside {method.peft_type}; store them apart")
@@ -244,12 +248,13 @@ class _Writer:
         else:
             arrays = first.arrays
             theirs = {row: self._part(name, table.node, row, pieces) for row in table.tensors if row.field in arrays}
+        mask = self._mask(name, arrays)
         sizes: dict[str, int] = {}
         for suffix in dict.fromkeys(row.suffix for row in theirs):
             lines = {row.line: array for row, array in theirs.items() if row.suffix == suffix}
             array = lines[None] if None in lines else np.stack([lines[number] for number in sorted(lines)])
-            self.put(name, suffix, array)
             axes = next(row.axes for row in theirs if row.suffix == suffix)
+            self.put(name, suffix, closed(axes, array, mask))
             sizes |= dict(zip(axes, array.shape, strict=True))
         for row in self.method.shared if self.method.repeated else ():
             self.put(name, row.suffix, self._held(row))
@@ -259,6 +264,15 @@ class _Writer:
         for field, wanted in self.method.constant(numbers, config, inputs, outputs).items():
             if not np.array_equal(wanted, arrays[field]):
                 raise ValueError(f"HF PEFT derives {field} of {table.node} from its config, and those on {name} are others")
+
+    def _mask(self, name: str, arrays: Mapping[str, np.ndarray]) -> list[bool] | None:
+        """Which ranks of a module are written: all, or where the adapter's training has begun those that it has not pruned."""
+        if self.method.masked is None:
+            return None
+        field = self.method.masked.field
+        begun = any(np.any(piece.arrays[field]) for piece in self.adapter.pieces.values() if field in piece.arrays)
+        self.masks[name] = [bool(value) or not begun for value in arrays[field] != 0]
+        return self.masks[name]
 
     def _part(self, name: str, node: str, row: Tensor, pieces: Mapping[str, Piece]) -> np.ndarray:
         """One tensor of a module: that of its only part, or of all of them together."""
@@ -351,7 +365,7 @@ class _Writer:
         if set(self.bias) == with_bias - set(self.saved):
             return "all"
         if set(self.bias) == set(self.numbers) & with_bias:
-            return f"{self.method.peft_type.lower()}_only"
+            return self.method.own_biases
         raise ValueError(
             "HF PEFT trains the biases of none, of all modules or of those with LoRA; here they are those of "
             + ", ".join(sorted(self.bias)[:5])
