@@ -22,6 +22,7 @@ from peftjax.interop.exchange.peft_context import context_content, is_context
 from peftjax.interop.exchange.peft_masks import closed
 from peftjax.interop.exchange.peft_methods import METHODS
 from peftjax.interop.exchange.peft_rules import ENDS, NOTHING, TIED, pattern_value, targeted
+from peftjax.interop.exchange.plain_form import in_plain_form
 from peftjax.interop.exchange.tensors import Tensor, fuse, trimmed
 from peftjax.interop.json_file import write_json
 from peftjax.nn.shared import STORE
@@ -58,6 +59,7 @@ def peft_content(
         "task_type": task, "base_model_name_or_path": base_uri, "revision": None, "auto_mapping": None, "inference_mode": True,
         "peft_version": PEFT_VERSION,
     }
+    adapter = in_plain_form(adapter, but=("AdaLoRA",))
     if is_context(adapter):
         tensors, config = context_content(adapter, base_config)
         return tensors, about | config
