@@ -189,6 +189,8 @@ EDITS = {
     "ranks of nothing": ("adalora", {"rank_pattern": {"model.layers.0.self_attn.k_proj.lora_E": [True] * 6}}, {},
                          "missing   model.layers.0.self_attn.k_proj.lora_E, of which rank_pattern says"),
     "an AdaLoRA without alpha": ("adalora", {"lora_alpha": 0}, {}, "lora_alpha 0, in the place of which PEFT takes init_r here; say 6"),
+    **{f"the start of {init}": ("plain", {"init_lora_weights": init}, {}, f"init_lora_weights '{init}': the factors fit a base that was")
+       for init in ("corda", "lora_ga", "loftq", "pissa_niter_4")},
     "a method that is not here": ("adalora", {"peft_type": "XLORA"}, {},
                                   r"peft_type is 'XLORA' \(a method of HF PEFT that is not here: a router over LoRAs"),
     "an unread tensor": ("layers_pattern", {}, {f"{START}.layers.0.self_attn.q_proj.lora_C.weight": np.ones((4, 4), np.float32)},
