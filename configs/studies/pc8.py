@@ -1,0 +1,28 @@
+"""PC8: PiSSA's loss falls faster at LoRA's rate; at rates of their own both end alike.
+
+    python scripts/paper_check.py --config configs/studies/pc8.py
+
+Paper: PiSSA (2404.02948, 2024), whose tables have one rate for both. Set-up: that of PC9 (configs/studies/pc9.py), with whose runs it
+shares those of LoRA and PiSSA. Predicted: (a) a lower training loss around step 20 in at least four of five seeds at LoRA's rate; (b)
+within 1 % at own rates, by two one-sided tests; (c) a lower best rate. There is no control by a random subtraction of equal size.
+"""
+
+from pathlib import Path
+from runpy import run_path
+
+from peftjax.peft import lora
+from peftjax.study.checks.trials import arm, trials_config
+
+
+def get_config(variant: str = ""):
+    """The config; `variant` is "", or "runlocal" with few steps."""
+    config, shared = trials_config("pc8"), run_path(str(Path(__file__).with_name("pc9.py")))
+    shared["on_commands"](config)
+    config.arms = {"LoRA": arm(lora(rank=8, alpha=16)), "PiSSA": arm(lora(rank=8, alpha=16, init="pissa"))}
+    config.centre, config.at_rate_of = 1e-2, "LoRA"
+    config.starts = {"PiSSA": -1}
+    if variant == "runlocal":
+        shared["shorten"](config, ("LoRA", "PiSSA"))
+    elif variant:
+        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    return config
