@@ -34,6 +34,7 @@ class Allocation:
         final: steps at the end in which what was pruned stays so.
         every: steps between two prunings.
         beta1, beta2: of the running means of sensitivity and of its uncertainty.
+        steps: over which they shrink; None is as many as the run has.
     """
 
     target_rank: int
@@ -42,6 +43,7 @@ class Allocation:
     every: int
     beta1: float
     beta2: float
+    steps: int | None = None
 
     def budget(self, step: jax.Array, steps: int, start: int, target: int) -> tuple[jax.Array, jax.Array]:
         """(how many entries are left after `step` of `steps`, counted from 1; whether they are chosen anew at it), int32 and bool.
@@ -98,11 +100,12 @@ def _from_orthonormal(rows: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class adalora:  # noqa: N801 (configs read `adalora(target_rank=8)`)
-    """AdaLoRA on chosen linear kernels. The steps of the schedule are those of the run, `config.train.steps`.
+    """AdaLoRA on chosen linear kernels.
 
     Attributes:
         rank: R, of every kernel at the start.
-        target_rank, warmup, final, every, beta1, beta2: as of `Allocation` (HF PEFT's target_r, tinit, tfinal, deltaT).
+        target_rank, warmup, final, every, beta1, beta2, steps: as of `Allocation` (HF PEFT's target_r, tinit, tfinal, deltaT, ...,
+            total_step). Steps are those of the run, `config.train.steps`, unless they are given here.
         alpha: scale = alpha / (rank + 1e-5). None is alpha = rank.
         orthogonality: weight of the penalty, a mean over all A and B of this method.
         dropout: rate on the input of A, at training time.
@@ -117,6 +120,7 @@ class adalora:  # noqa: N801 (configs read `adalora(target_rank=8)`)
     every: int = 1
     beta1: float = 0.85
     beta2: float = 0.85
+    steps: int | None = None
     orthogonality: float = 0.5
     targets: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
@@ -132,6 +136,8 @@ class adalora:  # noqa: N801 (configs read `adalora(target_rank=8)`)
         for field in ("beta1", "beta2"):
             if not 0 < getattr(self, field) < 1:
                 raise ValueError(f"AdaLoRA {field} {getattr(self, field)} is not between 0 and 1")
+        if self.steps is not None and self.warmup >= self.steps - self.final:
+            raise ValueError(f"AdaLoRA warmup {self.warmup} and final {self.final} leave none of {self.steps} steps to shrink ranks in")
         require_rate("AdaLoRA", self.dropout)
 
     def attach(self, params: dict, key: jax.Array) -> dict:
@@ -149,6 +155,6 @@ class adalora:  # noqa: N801 (configs read `adalora(target_rank=8)`)
         a = draw("a", lambda rng: 0.02 * jax.random.normal(rng, (self.rank, rows)))
         b = draw("b", lambda rng: 0.02 * jax.random.normal(rng, (self.rank, width)))
         scale = draw.full((self.rank if self.alpha is None else self.alpha) / (self.rank + 1e-5))
-        plan = Allocation(self.target_rank, self.warmup, self.final, self.every, self.beta1, self.beta2)
+        plan = Allocation(self.target_rank, self.warmup, self.final, self.every, self.beta1, self.beta2, self.steps)
         weight = draw.full(self.orthogonality / matrices)
         return AdaLoRA(target.value, a, draw.full(0, self.rank), b, scale, weight, draw.rate(self.dropout), plan, self.name)

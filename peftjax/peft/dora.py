@@ -27,6 +27,7 @@ from jax.ad_checkpoint import checkpoint_name
 from peftjax.nn.kernels import PRODUCT, Kernel, Wrapping, attend, dense, dot, lookup, node
 from peftjax.nn.tree import put, walk
 from peftjax.peft import low_rank
+from peftjax.peft.composed import Composed
 from peftjax.peft.dropout import drop
 
 
@@ -122,8 +123,17 @@ def _settled(value: Any) -> Any:
     if isinstance(value, DoRA):
         unknown = dataclasses.replace(value, settled=None)
         return dataclasses.replace(value, settled=_lengths(unknown))
+    if isinstance(value, Composed):  # where a DoRA stands on the weight itself, whatever is beside it
+        return dataclasses.replace(value, parts={name: _settled_on(part, value.base) for name, part in value.parts.items()})
     base = getattr(value, "base", None)
     return dataclasses.replace(value, base=_settled(base)) if isinstance(base, Kernel) else value
+
+
+def _settled_on(part: Any, base: Any) -> Any:
+    """A part of a composition, which is around nothing, with the lengths that it has around `base`."""
+    if isinstance(part, DoRA):
+        return dataclasses.replace(_settled(dataclasses.replace(part, base=base)), base=None)
+    return part if part.base is None else dataclasses.replace(part, base=_settled_on(part.base, base))
 
 
 @jax.jit

@@ -4,11 +4,16 @@
     found = {kind: measure(loss, base, batches, targets, kind) for kind, targets in wanted(methods).items()}
     params = initialise(params, methods, found, key)
 
-    loftq(params, dense)      LoRA's start makes up for what quantising lost (2310.08659, 2023); the base stays
-    qpissa(params, dense)     PiSSA of the dense weight, and what it leaves is quantised anew (2404.02948, 2024); the base is another
+    loftq(params, dense)      Q + s aᵀb near W: LoRA's start makes up for what quantising lost (2310.08659, 2023)
+    qpissa(params, dense)     a and b are the largest part of W, and Q the rest (2404.02948, 2024)
+
+Both take turns: a and b are the nearest of their rank to W - Q, Q is W - s aᵀb quantised. Q keeps its scheme, and no turn makes
+‖W - Q - s aᵀb‖ larger, since the grid that Q had is a candidate for it. The first turn of LoftQ leaves Q, and so the base, what it is;
+after any other the base is another one, to which the adapter belongs: `peftjax.train.quantised_start` writes both.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +24,7 @@ import numpy as np
 from peftjax.nn.kernels import Kernel, dense
 from peftjax.nn.quant import Quantised
 from peftjax.nn.tree import get, place, put, walk
+from peftjax.peft.bounds import require_positive
 from peftjax.peft.delta import weight_under
 from peftjax.peft.inits import Init, factors, parse, principal, stacked
 from peftjax.peft.keys import key_at
@@ -29,9 +35,11 @@ from peftjax.peft.requantise import requantise
 from peftjax.peft.select import as_patterns
 from peftjax.peft.shifted import ShiftedLoRA
 
+LOSSLESS = 1e-6  # of the largest weight: an error that is rounding
+
 
 def wanted(methods: Sequence[Any]) -> dict[str, list[str]]:
-    """The statistics that these methods' inits need: kind -> targets."""
+    """What these methods' inits need: kind, of statistics or "dense", -> targets."""
     needs: dict[str, list[str]] = {}
     for method in methods:
         start = _start(method)
@@ -45,7 +53,8 @@ def initialise(params: dict, methods: Sequence[Any], found: Mapping[str, Mapping
 
     Args:
         params: as attached, before any training.
-        found: kind -> path of a kernel -> its statistics, as of `peftjax.peft.probe.measure`.
+        found: kind -> path of a kernel -> its statistics, as of `peftjax.peft.probe.measure`; of "dense" the weight, [in, out] or
+            [L, in, out].
         key: of what is random.
 
     Raises:
@@ -55,6 +64,13 @@ def initialise(params: dict, methods: Sequence[Any], found: Mapping[str, Mapping
         start = _start(method)
         if start is None or start.needs is None:
             continue
+        if start.kind == "loftq":
+            weights: dict = {}
+            for path, weight in found.get("dense", {}).items():
+                weights = put(weights, path, weight)
+            require_loss(params, weights, method.name)
+            params = loftq(params, weights, method.name, rounds=1)
+            continue
         nodes = {path: node for path, node in ((path, _named(value, method.name)) for path, value in walk(params)) if node is not None}
         statistics = {path: _statistics(found, start, path) for path in nodes}
         make = _eva if start.kind == "eva" else _shifted
@@ -63,36 +79,66 @@ def initialise(params: dict, methods: Sequence[Any], found: Mapping[str, Mapping
     return params
 
 
-def loftq(params: dict, dense_params: dict, name: str = "default") -> dict:
+def loftq(params: dict, dense_params: dict, name: str = "default", rounds: int = 5) -> dict:
     """A new tree whose LoRAs on quantised weights Q start at the nearest matrix of their rank to W - Q, so that Q + s aᵀb is nearer to W.
-
-    One round of the paper's, which leaves Q, and so the base, what it is; further rounds, which quantise W - s aᵀb anew, would not.
 
     Args:
         params: with LoRAs of that name, as attached.
         dense_params: holds W at the same paths.
+        rounds: how often a and b are found (the paper's default is 5, HF PEFT's 1), with Q quantised anew between them: 1 leaves the base.
 
     Raises:
         ValueError: no such LoRA stands on a quantised weight, or a path has no dense weight.
     """
 
-    def start(node: LoRA, weight: jax.Array) -> LoRA:
-        a, b = _nearest(weight.astype(jnp.float32) - dense(node.base).astype(jnp.float32), node)
-        return dataclasses.replace(node, a=a, b=b)
+    def start(node: LoRA, weight: jax.Array, path: str) -> LoRA:
+        node = _nearest(weight, node)
+        for _ in range(rounds - 1):
+            node = _nearest(weight, _rest(weight, node))
+        return node
 
-    return _on_quantised(params, dense_params, name, start)
+    return _on_quantised(params, dense_params, name, rounds, start)
 
 
-def qpissa(params: dict, dense_params: dict, name: str = "default") -> dict:
+def qpissa(params: dict, dense_params: dict, name: str = "default", rounds: int = 5) -> dict:
     """A new tree whose LoRAs on quantised weights are the largest parts of W, and whose bases are the rest, quantised as they were. What
-    detaching leaves is that rest, which is no use by itself: the adapter belongs to this tree. Arguments and errors as of `loftq`."""
+    detaching leaves is that rest, which is no use by itself: the adapter belongs to this tree.
 
-    def start(node: LoRA, weight: jax.Array) -> LoRA:
-        a, b = _nearest(weight.astype(jnp.float32), node)
-        started = dataclasses.replace(node, a=a, b=b)
-        return dataclasses.replace(started, base=requantise(node.base, weight.astype(jnp.float32) - started.delta()))
+    Args:
+        rounds: how often the rest is quantised (5 in the paper's QPiSSA-5-iter, of which 1 is plain QPiSSA).
 
-    return _on_quantised(params, dense_params, name, start)
+    Arguments and errors otherwise as of `loftq`.
+    """
+
+    def start(node: LoRA, weight: jax.Array, path: str) -> LoRA:
+        node = _rest(weight, dataclasses.replace(node, **_of_rank(weight, node)))
+        for _ in range(rounds - 1):
+            node = _rest(weight, _nearest(weight, node))
+        return node
+
+    return _on_quantised(params, dense_params, name, rounds, start)
+
+
+def require_loss(params: dict, dense_params: dict, name: str = "default") -> None:
+    """Raises ValueError where Q is W: LoftQ would start a and b at nothing, from where they are never trained. Arguments as of `loftq`."""
+
+    def lossy(node: LoRA, weight: jax.Array, path: str) -> LoRA:
+        lost = weight - dense(node.base).astype(jnp.float32)
+        if float(jnp.max(jnp.abs(lost))) <= LOSSLESS * float(jnp.max(jnp.abs(weight))):
+            raise ValueError(f"{path} is held without loss, and LoftQ has nothing to make up for; hold it otherwise, or take another init")
+        return node
+
+    _on_quantised(params, dense_params, name, 1, lossy)
+
+
+def _nearest(weight: jax.Array, node: LoRA) -> LoRA:
+    """The node with s aᵀb the nearest of its ranks to W - Q."""
+    return dataclasses.replace(node, **_of_rank(weight - dense(node.base).astype(jnp.float32), node))
+
+
+def _rest(weight: jax.Array, node: LoRA) -> LoRA:
+    """The node on Q as near to W - s aᵀb as its scheme allows."""
+    return dataclasses.replace(node, base=requantise(node.base, weight - node.delta()))
 
 
 def _start(method: Any) -> Init | None:
@@ -153,16 +199,22 @@ def _ranks(node: LoRA | ShiftedLoRA) -> list[int]:
     return [int(rows.sum()) for rows in used.reshape(-1, used.shape[-1])]
 
 
-def _nearest(matrix: jax.Array, node: LoRA) -> tuple[jax.Array, jax.Array]:
-    """(a, b) with s aᵀb the nearest to a matrix, or to each of a stack, of the node's ranks."""
+def _of_rank(matrix: jax.Array, node: LoRA) -> dict[str, jax.Array]:
+    """a and b with s aᵀb the nearest to a matrix, or to each of a stack, of the node's ranks."""
     ranks = _ranks(node)
-    one = jax.jit(lambda value, scale: factors(Init("pissa", ()), value, scale, max(ranks), jax.random.key(0)))
-    if matrix.ndim == 2:
-        return one(matrix, node.scale)
-    return tuple(own_rows(value, ranks) for value in jax.lax.map(lambda pair: one(*pair), (matrix, node.scale)))
+    a, b = _largest(matrix, node.scale, max(ranks))
+    return {"a": own_rows(a, ranks), "b": own_rows(b, ranks)}
 
 
-def _on_quantised(params: dict, dense_params: dict, name: str, start: Callable[[LoRA, jax.Array], LoRA]) -> dict:
+@functools.partial(jax.jit, static_argnums=2)
+def _largest(matrix: jax.Array, scale: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
+    if matrix.ndim > 2:
+        return jax.lax.map(lambda pair: _largest(*pair, rank), (matrix, scale))
+    return factors(Init("pissa", ()), matrix, scale, rank, jax.random.key(0))
+
+
+def _on_quantised(params: dict, dense_params: dict, name: str, rounds: int, start: Callable[[LoRA, jax.Array, str], LoRA]) -> dict:
+    require_positive("a start on a quantised weight", rounds=rounds)
     found = [path for path, value in walk(params) if isinstance(node := _named(value, name), LoRA) and isinstance(node.base, Quantised)]
     if not found:
         raise ValueError(f"no LoRA called {name!r} stands on a quantised weight")
@@ -170,7 +222,8 @@ def _on_quantised(params: dict, dense_params: dict, name: str, start: Callable[[
         weight = get(dense_params, path)
         if weight is None or isinstance(weight, Kernel):
             raise ValueError(f"{path} has no dense weight in the tree that was given for it")
-        params = put(params, path, _replaced(get(params, path), name, lambda node, w=weight: start(node, w)))
+        weight = weight.astype(jnp.float32)
+        params = put(params, path, _replaced(get(params, path), name, lambda node, w=weight, p=path: start(node, w, p)))
     return params
 
 

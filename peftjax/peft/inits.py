@@ -7,15 +7,22 @@
 | olora | Wᵀ = Q T: b = R columns of Q, a = R rows of T | 2406.01775 (2024) |
 | corda_ipm, corda_kpm | C W = L S Rᵀ, C = E[xᵀx]: s aᵀb = the largest (ipm) or smallest (kpm) of C⁻¹ (L S Rᵀ) | 2406.05223 (2024) |
 | lora_ga_DIRECTION_SCALE | a and b of different singular directions of the gradient of W | 2407.05000 (2024) |
+| loftq | s aᵀb = the nearest of its rank to W - Q, on a weight that is held as Q | 2310.08659 (2023) |
 | eva_rho_X | a = the R largest principal directions of the inputs, b = 0 | 2410.07170 (2024) |
 
-All but EVA start with s aᵀb ≠ 0, which is subtracted again (`peftjax.peft.shifted`). CorDA, LoRA-GA and EVA need statistics
-(`peftjax.peft.probe`); a method that asks for them is attached with ordinary values, which `peftjax.peft.initialise` replaces.
+All but EVA and LoftQ start with s aᵀb ≠ 0, which is subtracted again (`peftjax.peft.shifted`). CorDA, LoRA-GA and EVA need statistics
+(`peftjax.peft.probe`), LoftQ the dense weights; a method that asks for them is attached with ordinary values, which
+`peftjax.peft.initialise` replaces. LoftQ here is one round, which leaves the base as it is held; more rounds hold it otherwise
+(`peftjax.peft.initialise.loftq`).
 
-LoRA-GA is that of the paper: both factors of unit directions, times out^¼ / √γ each ("stable", γ = 16), the mean root of W's R largest
-singular values over s ("weight_svd"), 1 / s ("gd_scale") or 1 ("unit"). HF PEFT 0.21.2 multiplies b by the gradient's singular values
-besides, so that its start depends on whether a loss is a sum or a mean. EVA has no tau: directions are those of all the tokens that were
-measured, not of a running estimate that has to settle.
+CorDA's product is that of HF PEFT; how it is shared out between a and b depends on the size of C, which PEFT sums over the tokens of a
+sequence divided by their largest value, so that b is larger there and a smaller.
+
+LoRA-GA is that of the paper and of its authors' code: both factors of unit directions, no direction in both, times out^¼ / √γ each
+("stable", γ = 16), the mean root of W's R largest singular values over s ("weight_svd"), 1 / s ("gd_scale") or 1 ("unit"). HF PEFT 0.21.2
+multiplies b by the gradient's singular values besides, so that its start depends on whether a loss is a sum or a mean, and scales b alone.
+
+EVA has no tau: directions are those of all the tokens that were measured, not of a running estimate that has to settle.
 """
 
 import dataclasses
@@ -39,9 +46,12 @@ PATTERNS = {
     "corda": r"corda_(?P<keeps>ipm|kpm)",
     "lora_ga": rf"lora_ga(?:_(?P<direction>{'|'.join(DIRECTIONS)}))?(?:_(?P<scale>{'|'.join(SCALES)}))?",
     "eva": r"eva(?:_rho_(?P<rho>\d+(?:\.\d+)?))?",
+    "loftq": r"loftq",
 }
-NEEDS = {"pissa": None, "olora": None, "corda": "inputs", "lora_ga": "gradient", "eva": "inputs"}
-SPELLED = ("pissa", "pissa_niter_N", "olora", "corda_ipm", "corda_kpm", "lora_ga", "lora_ga_DIRECTION_SCALE", "eva", "eva_rho_X")
+NEEDS = {"pissa": None, "olora": None, "corda": "inputs", "lora_ga": "gradient", "eva": "inputs", "loftq": "dense"}
+SPELLED = (
+    "pissa", "pissa_niter_N", "olora", "corda_ipm", "corda_kpm", "lora_ga", "lora_ga_DIRECTION_SCALE", "eva", "eva_rho_X", "loftq",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +63,14 @@ class Init:
 
     @property
     def needs(self) -> str | None:
-        """The statistic it is made of, one of `peftjax.peft.probe.KINDS`; None where the weight is enough."""
+        """What it is made of: one of `peftjax.peft.probe.KINDS`, or "dense", the weights before quantising; None where the weight is
+        enough."""
         return NEEDS[self.kind]
 
     @property
     def shifts(self) -> bool:
         """Whether it starts off zero, so that the start has to be subtracted."""
-        return self.kind != "eva"
+        return self.kind not in ("eva", "loftq")
 
     def option(self, name: str, default: Any) -> Any:
         """An option in the type of its default."""
@@ -159,10 +170,10 @@ def _corda(weight, scale, rank: int, square, keeps: str):
 
 def _lora_ga(weight, scale, rank: int, gradient, direction: str, size: str, key):
     left, _, right = _svd(gradient, 2 * rank)
-    first, second = jnp.arange(rank), jnp.arange(rank, 2 * rank)
+    first, second, mixed = jnp.arange(rank), jnp.arange(rank, 2 * rank), jax.random.permutation(key, 2 * rank)
     of_a, of_b = {
         "ArB2r": (first, second), "A2rBr": (second, first), "ArBr": (2 * first + 1, 2 * first),
-        "random": (jax.random.permutation(key, 2 * rank)[:rank],) * 2,
+        "random": (mixed[:rank], mixed[rank:]),
     }[direction]
     times = {
         "stable": lambda: weight.shape[1] ** 0.25 / GAMMA**0.5, "unit": lambda: 1.0, "gd_scale": lambda: 1 / scale,

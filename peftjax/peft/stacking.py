@@ -3,7 +3,8 @@
     trees    [{... q/kernel: LoRA(W, a=[L, 4, in], ...)}, {... q/kernel: LoRA(W, a=[L, 16, in], ...), mlp_out: Bottleneck}]
     bank     {... q/kernel: LoRABank(W, a=[L, 2, 16, in], ...), mlp_out: BottleneckBank(down=[L, 1, M, D], ...)}
 
-A place holds the adapters that have something there, and what is shorter, or is not on all layers, is filled up with zeros.
+LoRA's relatives are in it as the plain LoRA that they are (`peftjax.peft.plain`), which may be of twice the rank. A place holds the
+adapters that have something there, and what is shorter, or is not on all layers, is filled up with zeros.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from peftjax.peft.bank import BottleneckBank, LoRABank
 from peftjax.peft.bottleneck import Bottleneck
 from peftjax.peft.composed import Composed, ComposedEntry
 from peftjax.peft.lora import LoRA
+from peftjax.peft.plain import as_plain
 
 
 class Part(NamedTuple):
@@ -50,8 +52,9 @@ def stack_adapters(base: dict, trees: Sequence[dict]) -> dict:
 
     Raises:
         ValueError: no tree, adapters in `base`, or adapters made for other shapes.
-        TypeError: an adapter that is neither LoRA nor bottleneck, or adapters that are composed.
+        TypeError: an adapter that is neither LoRA, or a relative that is one as a function, nor bottleneck, or adapters that are composed.
     """
+    trees = [as_plain(tree) for tree in trees]
     if not trees:
         raise ValueError("stack_adapters needs at least one tree with an adapter")
     if adapters(base):

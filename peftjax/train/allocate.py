@@ -38,7 +38,7 @@ def allocate(inner: optax.GradientTransformation, trainable: Any, steps: int) ->
 
     Args:
         trainable: the trainables.
-        steps: of the whole run.
+        steps: of the whole run, over which ranks shrink unless their plan says another number.
 
     Raises:
         ValueError: a warm-up and a final phase that leave no step between them, or AdaLoRAs of several plans.
@@ -50,6 +50,7 @@ def allocate(inner: optax.GradientTransformation, trainable: Any, steps: int) ->
     if len(plans) > 1:
         raise ValueError(f"the ranks of a run are shared out by one plan; its AdaLoRAs have {', '.join(map(str, plans))}")
     plan = plans.pop()
+    steps = plan.steps or steps
     if plan.warmup >= steps - plan.final:
         raise ValueError(f"AdaLoRA's warmup {plan.warmup} and final {plan.final} leave none of {steps} steps to shrink ranks in")
 

@@ -22,7 +22,8 @@ from peftjax.interop.exchange.load import adapt, read_adapter
 from peftjax.interop.exchange.manifest import FILE, manifest, write_manifest
 from peftjax.interop.exchange.merged import settled, write_merged
 from peftjax.interop.exchange.native import write_native
-from peftjax.interop.exchange.peft_write import write_peft
+from peftjax.interop.exchange.peft_write import PEFT_KNOWS, write_peft
+from peftjax.interop.exchange.plain_form import in_plain_form
 from peftjax.interop.held import write_held
 from peftjax.interop.json_file import write_json
 from peftjax.peft.attach import activate
@@ -34,6 +35,7 @@ from peftjax.train.certificate import merge_quantised
 DTYPES = ("float32", "bfloat16", "float16")
 FORMS = ("peftjax", "peft", "adapterhub", "merged", "gguf")
 QUANTISED = "quantised"
+PLAIN = {"peft": PEFT_KNOWS, "adapterhub": (), "gguf": ()}  # where LoRA's relatives are plain LoRAs, but for these
 GGUF, SERVERS, CERTIFICATE = "lora.gguf", "servers.md", "certificate.json"
 
 
@@ -89,7 +91,8 @@ def export(
             continue
         written.append(path)
         hint = "  (load_adapter(..., use_safetensors=True))" if form == "adapterhub" else ""
-        say(f"{form:10}  {path}{hint}")
+        plain = form in PLAIN and in_plain_form(adapter, PLAIN[form]) is not adapter
+        say(f"{form:10}  {path}{hint}{'  (as the plain LoRA that it is as a function)' if plain else ''}")
     table = as_table(lint(adapter, ready.base.config))
     with replacing(folder / SERVERS) as partial:
         partial.write_text(table + "\n", "utf-8")

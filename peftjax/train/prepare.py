@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from peftjax.interop.base import Base
+from peftjax.interop.base import Base, load_base
 from peftjax.interop.exchange.adapter import fill
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
+from peftjax.nn.kernels import Kernel
+from peftjax.nn.tree import walk
 from peftjax.peft.attach import adapters, attach, cut_points
 from peftjax.peft.checks import require_read
 from peftjax.peft.compose import compose
@@ -95,7 +97,8 @@ def prepare_model(
         params = fill(params, start.adapter, start.name, start.path)
     new = [method for method in methods if method.name not in {start.name for start in starts}]
     if batches is not None and wanted(new):
-        params = _initialised(make_model(base.config, config.model, segments), params, new, batches(), jax.random.fold_in(key, 0))
+        model = make_model(base.config, config.model, segments)
+        params = _initialised(model, params, new, base, batches, jax.random.fold_in(key, 0))
     if (plan := composition(config)) is not None:
         params = compose(params, plan)
     theirs = {id(leaf) for leaf in jax.tree.leaves(bare)}  # a method shares the arrays that it does not change
@@ -117,16 +120,23 @@ def prepare_model(
     )
 
 
-def _initialised(model: Decoder | Encoder, params: dict, methods: list, batches: Sequence[Any], key: jax.Array) -> dict:
-    """The tree with the inits that need statistics, two kernels at a time, of the sum of the token losses."""
+def _initialised(
+    model: Decoder | Encoder, params: dict, methods: list, base: Base, batches: Callable[[], Sequence[Any]], key: jax.Array
+) -> dict:
+    """The tree with the inits that need statistics, two kernels at a time, of the sum of the token losses, or the dense weights."""
     needs = wanted(methods)
     if jax.process_count() > 1:
         raise ValueError(f"inits by statistics ({', '.join(needs)}) are for runs of one process; there are {jax.process_count()}")
+    found = {}
+    if needs.pop("dense", None):
+        whole = cut(load_base(base.uri).params, base.config, model.segments)
+        found["dense"] = {path: value for path, value in walk(whole) if path.endswith("/kernel") and not isinstance(value, Kernel)}
+    first = batches() if needs else ()
 
     def loss(params, batch):
         return jnp.sum(token_losses(model, params, batch)[0] * batch.weights)
 
-    found = {kind: measure(loss, params, batches, targets, kind, at_once=2) for kind, targets in needs.items()}
+    found |= {kind: measure(loss, params, first, targets, kind, at_once=2) for kind, targets in needs.items()}
     return initialise(params, methods, found, key)
 
 

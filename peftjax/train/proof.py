@@ -26,7 +26,7 @@ from peftjax.interop.hf import open_directory
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
 from peftjax.models.tokenizer import Tokenizer
-from peftjax.nn.tree import flatten, get, unflatten_like
+from peftjax.nn.tree import flatten, get, put, unflatten_like, walk
 from peftjax.peft import (
     attach,
     bitfit,
@@ -42,6 +42,7 @@ from peftjax.peft import (
     lora,
     loreft,
     noreft,
+    norm_only,
     parallel,
     partition,
     pfeiffer,
@@ -51,8 +52,23 @@ from peftjax.peft import (
     unipelt,
     vera,
 )
+from peftjax.peft.adalora import AdaLoRA, adalora
+from peftjax.peft.boft import boft
 from peftjax.peft.classifier import classifier
+from peftjax.peft.delora import delora
+from peftjax.peft.fourierft import fourierft
+from peftjax.peft.gralora import gralora
+from peftjax.peft.hira import hira
+from peftjax.peft.hra import hra
 from peftjax.peft.keys import key_at
+from peftjax.peft.loha import loha
+from peftjax.peft.lokr import lokr
+from peftjax.peft.miss import miss
+from peftjax.peft.oft import oft
+from peftjax.peft.prompt import p_tuning, prompt_tuning
+from peftjax.peft.randlora import randlora
+from peftjax.peft.road import road
+from peftjax.peft.shira import shira
 
 TOLERANCE = 1e-4  # on logits
 HOSTS = ("llama", "gpt2", "bert", "roberta")
@@ -61,12 +77,13 @@ ATTENTION, QKV = ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj")
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A method in a form, on the bases that it is for."""
+    """A method in a form, on the bases that it is for. then: what becomes of the tree after everything in it was moved."""
 
     name: str
     form: str
     methods: tuple[Any, ...]
     fits: Callable[[Base], bool] = lambda base: True
+    then: Callable[[dict], dict] = lambda params: params
 
 
 def _decoder(base: Base) -> bool:
@@ -81,6 +98,33 @@ def _biased(base: Base) -> bool:
     return _decoder(base) and get(base.params, "blocks/attn/v/bias") is not None
 
 
+def _pruned(params: dict) -> dict:
+    """Every AdaLoRA with some of its ranks at zero, the first of some layers and modules with all."""
+    for number, (path, value) in enumerate(walk(params)):
+        if isinstance(value, AdaLoRA):
+            left = jnp.arange(value.e.size).reshape(value.e.shape) % 3 < number % 3
+            params = put(params, path, dataclasses.replace(value, e=jnp.where(left, value.e, 0.0)))
+    return params
+
+
+def _whole(base: Base) -> bool:
+    """Whether no modules are fused there that are apart here."""
+    return _decoder(base) and base.config.family not in ("gpt2", "phi3")
+
+
+# Of other methods than LoRA what PEFT has too; the second on modules that are fused nowhere.
+APART, ADALORA = ("o_proj", "down_proj"), adalora(rank=3, target_rank=2, alpha=6)
+DELTAS = {
+    "LoKr": lokr(rank=2, alpha=4), "VeRA": vera(rank=6), "RandLoRA": randlora(rank=8, alpha=12), "DeLoRA": delora(rank=3, strength=4),
+    "GraLoRA": gralora(rank=4, alpha=6), "FourierFT": fourierft(frequencies=20), "SHiRA": shira(rank=2), "MiSS": miss(rank=4),
+    "MiSS, mini": miss(rank=4, form="mini", mini_rank=2), "MiSS, bat": miss(rank=4, form="bat", targets=("q_proj", "up_proj")),
+    "BOFT": boft(block_size=2), "IA3": ia3(), "AdaLoRA": ADALORA,
+}
+TRANSFORMS = {
+    "LoHa": loha(rank=2, alpha=3, targets=APART), "HiRA": hira(rank=3, targets=APART),
+    "IA3 on outputs and inputs": ia3(targets=APART, feedforward="down_proj"), "OFT": oft(block_size=4, exact=True, targets=APART),
+    "OFT, a series": oft(block_size=4, targets=APART), "HRA": hra(rank=2, targets=APART), "RoAd": road(group=4, targets=APART),
+}
 HEAD = (classifier(labels=3, hidden=True),)
 PLAIN = lora(rank=3, alpha=6)
 CASES = (
@@ -97,6 +141,16 @@ CASES = (
     Case("DoRA", "peft", (lora(rank=3, alpha=6, dora=True),), _decoder),
     Case("DoRA on the embedding", "peft", (lora(rank=3, targets=("q_proj", "embed_tokens"), dora=True, ensure_weight_tying=False),),
          _decoder),
+    *(Case(f"LoRA from {init}", "peft", (lora(rank=2, alpha=3, init=init),), _decoder) for init in ("orthogonal", "pissa", "olora")),
+    Case("LoRA-FA", "peft", (lora(rank=3, freeze_a=True),), _decoder),
+    Case("AdaLoRA, pruned", "peft", (ADALORA,), _whole, _pruned),
+    *(Case(name, "peft", (method,), _whole) for name, method in DELTAS.items()),
+    *(Case(name, "peft", (method,), _decoder) for name, method in TRANSFORMS.items()),
+    Case("norms", "peft", (norm_only(),), _decoder),
+    Case("prompt", "peft", (prompt_tuning(length=3),), _decoder),
+    Case("P-tuning", "peft", (p_tuning(length=3, hidden=5),), _decoder),
+    Case("prefix", "peft", (prefix(length=3),), _decoder),
+    Case("prefix by a network", "peft", (prefix(length=3, hidden=6),), _decoder),
     Case("DoRA, merged", "merged", (lora(rank=3, alpha=6, dora=True),), _decoder),
     Case("LoRA, head saved", "peft", (PLAIN, full(targets="lm_head")), _decoder),
     Case("LoRA, biases trained", "peft", (lora(rank=3, targets=QKV), bitfit(targets=QKV)), _biased),
@@ -173,7 +227,7 @@ def adapted(base: Base, case: Case) -> tuple[dict, tuple[int, ...], tuple[Any, .
     key = jax.random.key(1)
     moved = {path: leaf + 0.2 * jax.random.normal(key_at(key, path), leaf.shape) * _used(trainable, path) for path, leaf in
              flatten(trainable).items()}
-    return combine(unflatten_like(trainable, moved), frozen), segments, case.methods
+    return case.then(combine(unflatten_like(trainable, moved), frozen)), segments, case.methods
 
 
 def _used(trainable: Any, path: str) -> Any:

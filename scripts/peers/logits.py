@@ -61,6 +61,7 @@ def main(jobs: str, form: str) -> None:
             with torch.no_grad():
                 tokens = torch.tensor(np.load(f"{job['at']}/ours.npz")["tokens"]).long()
                 logits = MODELS[form](job).eval()(input_ids=tokens).logits
+                logits = logits[:, -tokens.shape[1] :] if logits.ndim == 3 else logits  # those of the tokens, behind virtual ones
             np.savez(f"{job['at']}/theirs.npz", logits=logits.numpy())
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError, Warning):  # what is missing counts as a failure
             print(f"{job['case']} on {job['base']}:", file=sys.stderr)

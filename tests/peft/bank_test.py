@@ -10,8 +10,10 @@ from tiny import TIED, TINY, base, equal_trees, moved, run, tokens
 
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.generate import generate_ids
+from peftjax.nn.kernels import dot
 from peftjax.nn.quant import Int8, quantise
 from peftjax.nn.tree import get, put
+from peftjax.peft.adalora import adalora
 from peftjax.peft.attach import attach, cut_points, detach
 from peftjax.peft.bank import SHARED_BY, choose
 from peftjax.peft.bottleneck import bottleneck, houlsby, pfeiffer, scaled_parallel
@@ -33,6 +35,8 @@ METHODS = {
     "pfeiffer": (pfeiffer(size=5),),
     "everywhere": (bottleneck(size=2, sites=EVERYWHERE, reads="output", norm="both", scale="channel", activation="gelu"),),
     "mixed": (lora(rank=2, name="tone"), lora(rank=1, targets="q_proj", name="task"), houlsby(size=3), scaled_parallel(size=2, name="x")),
+    "relatives": (lora(rank=2, init="pissa", targets="q_proj", name="x"), lora(rank=2, freeze_a=True, targets="v_proj", name="y"),
+                  adalora(rank=2, target_rank=1, targets="up_proj", name="z")),
     "upper layer": (lora(rank=3, layers=[1], targets=["q_proj", "up_proj"]), pfeiffer(size=2, layers=[1])),
 }
 NAMES = list(METHODS)
@@ -124,6 +128,14 @@ def test_quantised_bases_stay_as_they_are():
     got = np.asarray(run(choose(held, [1, 0, -1]), ids, Decoder(TINY)))
     for row, own in enumerate([trees[1], trees[0], params]):
         np.testing.assert_allclose(got[row], np.asarray(run(own, ids, Decoder(TINY)))[row], rtol=1e-4, atol=1e-5)
+
+
+def test_relatives_of_lora_are_in_it_as_what_they_are_as_functions():
+    x, held, own = jax.random.normal(KEY, (1, 3, TIED.width)), choose(bank("relatives"), [0]), tree("relatives")
+    for path, rank in (("blocks/attn/q/kernel", 4), ("blocks/attn/v/kernel", 2), ("blocks/mlp/up/kernel", 2)):
+        one, alone = (jax.tree.map(lambda leaf: leaf[0], get(params, path)) for params in (held, own))
+        assert one.a.shape[-2] == rank
+        np.testing.assert_allclose(dot(x, one), dot(x, alone), rtol=1e-4, atol=1e-5)
 
 
 def test_a_bank_is_taken_off_again():

@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import TIED, TINY, base, logits, moved
+from tiny import TIED, TINY, base, equal_trees, logits, moved
 
 from peftjax.nn.kernels import Tied, attend, dense, dot, lookup
 from peftjax.nn.quant import quantise
 from peftjax.nn.thin import shrink
 from peftjax.nn.tree import flatten, get
 from peftjax.peft.attach import attach, detach
+from peftjax.peft.compose import compose, decompose
+from peftjax.peft.composition import Average, BatchSplit, Stack
 from peftjax.peft.dora import DoRA, column_squares, on_weight, settle
 from peftjax.peft.dropout import drop
 from peftjax.peft.lora import LoRA, lora
 from peftjax.peft.parts import full
 from peftjax.peft.roles import roles
+from peftjax.peft.route import route
 from peftjax.peft.tokens import TokenRows, trainable_tokens
 
 KEY = jax.random.key(0)
@@ -260,6 +263,25 @@ def test_settling_changes_no_value_and_takes_the_pass_over_the_weight_away():
     one = made(W)
     assert (RANK, OUT) in shapes_made(dot, X, one)
     assert (RANK, OUT) not in shapes_made(dot, X, dataclasses.replace(one, settled=one.lengths()))
+
+
+@pytest.mark.parametrize("plan", [Average("tone", "task", "more"), BatchSplit(Stack("tone", "task"), "more")], ids=["mean", "rows"])
+def test_in_a_composition_it_settles_as_alone(plan):
+    methods = [lora(rank=2, dora=True, targets="q_proj", name="tone"), lora(rank=1, targets="q_proj", name="task"),
+               lora(rank=1, dora=True, targets="k_proj", name="tone"), lora(rank=2, targets=["q_proj", "k_proj"], name="more")]
+    params = moved(attach(base(), methods, KEY), 0.3)
+    composed = route(compose(params, plan), [0, 1, 0]) if isinstance(plan, BatchSplit) else compose(params, plan)
+    done, x = settle(composed), normal(3, 4, 16)
+    for path in ("blocks/attn/q/kernel", "blocks/attn/k/kernel"):
+        alone, part = (get(tree, path) for tree in (settle(decompose(params)), done))
+        while not isinstance(alone, DoRA):
+            alone = alone.base
+        np.testing.assert_array_equal(part.parts["tone"].settled, alone.settled)
+        one, other = (jax.tree.map(lambda leaf: leaf[0], get(tree, path)) for tree in (composed, done))
+        np.testing.assert_allclose(dot(x, one), dot(x, other), rtol=1e-6, atol=1e-6)
+        thin = (alone.a.shape[-2], one.shape[-1])  # A W, by way of which lengths are found
+        assert thin in shapes_made(dot, x, one) and thin not in shapes_made(dot, x, other)
+    equal_trees(settle(decompose(done)), settle(params))
 
 
 # ---- attaching -----------------------------------------------------------------------------------------------------------------------

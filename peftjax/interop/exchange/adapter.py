@@ -29,7 +29,7 @@ from peftjax.peft.compose import decompose
 
 LISTED = 20
 # What attaching finds again from the method's own settings and the base; everything else of a node is stored.
-_NOT_STORED = ("base", "dropout", "stochastic_depth", "squares", "settled")
+_NOT_STORED = ("base", "dropout", "stochastic_depth", "orthogonality", "squares", "settled")
 
 
 class Piece(NamedTuple):

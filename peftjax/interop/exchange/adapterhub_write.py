@@ -21,6 +21,7 @@ from peftjax.interop.exchange.adapterhub_methods import METHODS
 from peftjax.interop.exchange.folder import write_tensors
 from peftjax.interop.exchange.heads import flexible, head_content, of_head
 from peftjax.interop.exchange.modules import Modules
+from peftjax.interop.exchange.plain_form import in_plain_form
 from peftjax.interop.hf import document_from_config
 from peftjax.interop.json_file import write_json
 from peftjax.nn.shared import STORE
@@ -55,7 +56,7 @@ def adapterhub_content(adapter: Adapter, base_config: Any, name: str, base_uri: 
         raise ValueError(f"what AdapterHub computes on {base_config.family} is not known here; known are {', '.join(t.HOSTS)}")
     if not name or "." in name:
         raise ValueError(f"an adapter cannot be called {name!r} in AdapterHub, whose keys are cut at dots")
-    modules, about = Modules.of(base_config), _about(adapter, base_config, base_uri)
+    adapter, modules, about = in_plain_form(adapter), Modules.of(base_config), _about(adapter, base_config, base_uri)
     head, head_document = head_content(name, adapter, modules, about)
     if fusions.is_fusion(adapter):
         tensors, said, name = fusions.fusion_content(adapter, modules)

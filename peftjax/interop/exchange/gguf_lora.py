@@ -26,6 +26,7 @@ import numpy as np
 from peftjax.files import replacing
 from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.modules import layer_of, logical
+from peftjax.interop.exchange.plain_form import in_plain_form
 from peftjax.interop.exchange.tensors import fuse, trimmed
 from peftjax.interop.families import Stored, family_named
 from peftjax.interop.weights import rotary_order
@@ -83,6 +84,7 @@ def gguf_lora_content(adapter: Adapter, base_config: Any) -> tuple[dict[str, np.
     family = family_named(base_config.family)
     if not family.gguf:
         raise ValueError(f"a GGUF adapter needs a base that is read from GGUF; {family.name} is not")
+    adapter = in_plain_form(adapter)
     _refuse(adapter, base_config)
     weights = {weight.path: weight for weight in family.weights}
     by_tensor: dict[str, list[tuple[Stored, Piece]]] = collections.defaultdict(list)

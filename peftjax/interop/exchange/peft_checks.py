@@ -10,7 +10,7 @@ from peftjax.hints import did_you_mean
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.peft_methods import LORA_IDLE, METHODS, NOT_HERE
-from peftjax.interop.exchange.peft_rules import ENDS, TIED, saved, targeted
+from peftjax.interop.exchange.peft_rules import ENDS, RENAMED, TIED, saved, targeted
 from peftjax.nn.kernels import dense
 from peftjax.nn.tree import get
 
@@ -22,14 +22,14 @@ def check_config(config: Mapping[str, Any], origin: str) -> None:
         ValueError: all of them, by name.
     """
     kind = config.get("peft_type")
-    known = {*METHODS, *ENDS}
+    known = {*METHODS, *ENDS, *RENAMED}
     if kind not in known:
         why = f" (a method of HF PEFT that is not here{f': {NOT_HERE[kind]}' if NOT_HERE[kind] else ''})" if kind in NOT_HERE else ""
         hint = "" if why else did_you_mean(str(kind), known)
         raise ValueError(f"{origin}: peft_type is {kind!r}{why}{hint}; {', '.join(sorted(known))} can be read")
     method = METHODS.get(kind)
     refused = method.refused if method else {}
-    read = t.READ | (method.known if method else {"token_indices"}) | (LORA_IDLE if kind == "LORA" else set())
+    read = t.READ | (method.known if method else {"token_indices"}) | (LORA_IDLE if kind in ("LORA", "ADALORA") else set())
     problems = [f"{name}: {what}" for name, what in refused.items() if config.get(name)]
     for name, value in config.items():
         if name not in read and value not in (None, False, {}, [], ""):
@@ -39,6 +39,8 @@ def check_config(config: Mapping[str, Any], origin: str) -> None:
             f"init_lora_weights {config['init_lora_weights']!r}: the factors fit a base that was changed when training began. Save it in "
             "PEFT with path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
         )
+    if kind == "ADALORA" and config.get("lora_alpha", 8) <= 0:
+        problems.append(f"lora_alpha {config['lora_alpha']}, in the place of which PEFT takes init_r here; say {config.get('init_r', 12)}")
     if kind == "RANDLORA" and config.get("save_projection") is False:
         problems.append(
             "save_projection False: the random matrices were drawn in bfloat16 or float16, as the machine had it, and divided by their "

@@ -5,6 +5,7 @@
 | LORA | LoRA | lora_A.weight (R, in), lora_B.weight (out, R), lora_B.bias (out,) |
 | on embeddings | LoRA | lora_embedding_A (R, V), lora_embedding_B (D, R) |
 | LORA, use_dora | DoRA | those of LoRA, and lora_magnitude_vector (out,) or (D,) |
+| ADALORA | AdaLoRA | lora_A (R, in), lora_E (R, 1), lora_B (out, R), without the ranks that were pruned (`peft_masks`) |
 | LOHA | LoHa | hada_w1_a (out, R), hada_w1_b (R, in), hada_w2_a, hada_w2_b |
 | LOKR | LoKr | lokr_w1 (o1, i1) or lokr_w1_a (o1, R), lokr_w1_b (R, i1); lokr_w2 likewise |
 | HIRA | HiRA | hira_A (R, in), hira_B (out, R) |
@@ -35,6 +36,7 @@ from peftjax.interop.exchange.modules import logical
 from peftjax.interop.exchange.peft_table import LINEAR, Number, PeftMethod, Table
 from peftjax.interop.exchange.tensors import Field, Tensor
 from peftjax.interop.exchange.torch_draws import Draws
+from peftjax.peft.adalora import adalora
 from peftjax.peft.boft import boft
 from peftjax.peft.delora import delora
 from peftjax.peft.fourierft import fourierft, shuffled
@@ -98,8 +100,28 @@ LORA = PeftMethod(
         "monteclora_config": "MonteCLoRA, which samples its factors", "megatron_config": "Megatron's split layers",
     },
 )
-# Of LORA's config, fields that say how training began or ran.
+# Of LORA's config and its kin's, fields that say how training began or ran.
 LORA_IDLE = {"corda_config", "eva_config", "loftq_config", "lora_ga_config", "velora_config", "qalora_group_size", "megatron_core"}
+
+_E = Tensor("e", "lora_E", ("R", "1"))
+ADALORA = PeftMethod(
+    "ADALORA", adalora,
+    (Table("AdaLoRA", LINEAR, (Tensor("a", "lora_A", ("R", "in")), _E, Tensor("b", "lora_B", ("out", "R"), flip=True))),),
+    masked=_E, only="lora_only",
+    numbers=(Number("init_r", "rank", 12, axis="R"), Number("lora_alpha", "alpha", 8)),
+    per=lambda rank, config: rank + 1e-5,
+    fields=(
+        Field("target_r", "target_rank", 8), Field("tinit", "warmup", 0), Field("tfinal", "final", 0), Field("deltaT", "every", 1),
+        Field("beta1", "beta1", 0.85), Field("beta2", "beta2", 0.85), Field("total_step", "steps", None),
+        Field("orth_reg_weight", "orthogonality", 0.5), Field("lora_dropout", "dropout", 0.0),
+    ),
+    # PEFT loads no schedule without its steps; those of our run are not in the adapter, and the shortest stands for them.
+    unlike=lambda method, names: {} if method.steps else {"total_step": method.warmup + method.final + 1},
+    # Those of LoRA's that AdaLoRA does not heed.
+    defaults=EXCLUDED | LAYERS | BIAS | FAN | {"init_lora_weights": True, "ensure_weight_tying": False, "rank_pattern": None}
+    | {"r": 8, "alpha_pattern": {}, "use_rslora": False, "lora_bias": False},
+    refused=LORA.refused | {"use_dora": "DoRA of an AdaLoRA"},
+)
 
 # ---- other sums ----------------------------------------------------------------------------------------------------------------------
 
@@ -318,13 +340,13 @@ ROAD = PeftMethod(
 METHODS = {
     method.peft_type: method
     for method in (
-        LORA, LOHA, LOKR, HIRA, DELORA, GRALORA, VERA, RANDLORA, FOURIERFT, SHIRA, MISS, IA3, OFT, BOFT, HRA, ROAD,
+        LORA, ADALORA, LOHA, LOKR, HIRA, DELORA, GRALORA, VERA, RANDLORA, FOURIERFT, SHIRA, MISS, IA3, OFT, BOFT, HRA, ROAD,
     )
 }  # fmt: skip
 # Of peft 0.21 and not here, each with why.
 NOT_HERE = {
-    "ADALORA": "its ranks are allotted by a schedule that is not here", "C3A": "", "WAVEFT": "", "XLORA": "a router over LoRAs",
+    "C3A": "", "WAVEFT": "", "XLORA": "a router over LoRAs",
     "POLY": "a router over LoRAs", "VBLORA": "", "UNILORA": "", "TINYLORA": "", "PSOFT": "", "OSF": "", "LILY": "", "PEANUT": "",
     "FROD": "", "GLORA": "", "DEFT": "", "ADAMSS": "", "BEFT": "", "PVERA": "", "CPT": "", "CARTRIDGE": "", "SUPERTUNING": "",
-    "ADAPTION_PROMPT": "", "MULTITASK_PROMPT_TUNING": "", "BONE": "renamed MISS; save it again with a newer PEFT",
+    "ADAPTION_PROMPT": "", "MULTITASK_PROMPT_TUNING": "",
 }  # fmt: skip

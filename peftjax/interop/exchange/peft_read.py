@@ -18,19 +18,17 @@ from peftjax.hints import did_you_mean
 from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.adapter import LISTED, Adapter, Piece
 from peftjax.interop.exchange.folder import open_tensors
-from peftjax.interop.exchange.modules import Modules, logical
-from peftjax.interop.exchange.peft_checks import check_config, ensures_tying, is_copy, target_problems, token_problems
+from peftjax.interop.exchange.modules import Modules
+from peftjax.interop.exchange.peft_checks import check_config, ensures_tying, target_problems, token_problems
 from peftjax.interop.exchange.peft_context import PROMPTS, read_context
+from peftjax.interop.exchange.peft_copies import Copies
+from peftjax.interop.exchange.peft_found import default, of_biases, of_method, of_saved, of_tokens
+from peftjax.interop.exchange.peft_masks import mask_of, opened, unknown
 from peftjax.interop.exchange.peft_methods import METHODS
-from peftjax.interop.exchange.peft_rules import in_other_words, pattern_value, renamed, saved, targeted
-from peftjax.interop.exchange.placing import by_layers, methods_for
+from peftjax.interop.exchange.peft_rules import in_other_words, pattern_value, renamed, saved, under_new_name
 from peftjax.interop.exchange.tensors import Tensor, read_array, split_key
 from peftjax.interop.json_file import read_json
 from peftjax.nn.shared import STORE
-from peftjax.peft.classifier import classifier
-from peftjax.peft.parts import bitfit, full
-from peftjax.peft.select import named
-from peftjax.peft.tokens import trainable_tokens
 
 
 def read_peft(folder: str | Path, base_config: Any, base_params: Any = None, base_uri: str = "", other_base: bool = False) -> Adapter:
@@ -50,6 +48,7 @@ def read_peft(folder: str | Path, base_config: Any, base_params: Any = None, bas
     config = read_json(folder / t.CONFIG)
     if config.get("peft_type") in PROMPTS:
         return read_context(folder, config, base_config)
+    config, old_ends = under_new_name(config)
     check_config(config, str(folder / t.CONFIG))
     sources = open_tensors(folder, t.WEIGHTS, t.PICKLE, whole_numbers=True)
     modules = Modules.of(base_config)
@@ -59,7 +58,7 @@ def read_peft(folder: str | Path, base_config: Any, base_params: Any = None, bas
     for key, source in sources.items():
         array = read_array(key, source, str(folder))
         whole = np.issubdtype(array.dtype, np.integer)
-        reader.take(renamed(key, ends), array.astype(np.int32 if whole else np.float32), array.dtype.name)
+        reader.take(renamed(key, ends | old_ends), array.astype(np.int32 if whole else np.float32), array.dtype.name)
     return reader.adapter()
 
 
@@ -67,11 +66,12 @@ class _Reader:
     """Collects tensors into pieces, then checks them as a whole."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], modules: Modules, base_params: Any, other_base: bool):
-        self.folder, self.config, self.modules, self.base_params, self.other_base = folder, config, modules, base_params, other_base
+        self.folder, self.config, self.modules = folder, config, modules
         self.arrays: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)  # by their module and suffix
         self.homeless: list[str] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.copies = Copies(config, modules, base_params, other_base, self.notes, self.problems)
         self.base_name = ""
         self.label_count = 0
         self.dtypes: collections.Counter[str] = collections.Counter()
@@ -104,13 +104,13 @@ class _Reader:
         pieces: dict[str, Piece] = {}
         found: dict[str, dict[str, Any]] = {}
         saved_modules, biases, tokens = [], [], {}
-        duplicates = self._tied_duplicates()
+        duplicates = self.copies.tied(self.arrays)
         for name, entries in self.arrays.items():
             if name in duplicates:
                 continue
             entries, paths = dict(entries), self.modules.ours[name]
             if t.COPY_OF_BASE in entries:
-                self._copy(name, t.COPY_OF_BASE, entries.pop(t.COPY_OF_BASE))
+                self.copies.of_base(name, t.COPY_OF_BASE, entries.pop(t.COPY_OF_BASE))
             if self.method.suffixes & set(entries):
                 self._adapted(name, paths, entries, pieces, found)
             if t.TOKENS.tensors[0].suffix in entries:
@@ -118,7 +118,7 @@ class _Reader:
             if t.BIAS_BELOW.suffix in entries:
                 biases += self._bias(name, paths, t.BIAS_BELOW, entries.pop(t.BIAS_BELOW.suffix), pieces)
             if self._beside(name, entries):
-                pass
+                self.copies.of_table(name, entries.pop("weight"))
             elif "weight" in entries:
                 self._saved(name, paths, entries, pieces)
                 saved_modules += paths
@@ -128,8 +128,14 @@ class _Reader:
         self._shared(found, pieces)
         self._refuse(found, saved_modules, tokens)
         self._name_base()
+        self.notes += [
+            f"{name} {self.config[name]} acts at training time only and is not applied here"
+            for name in self.method.at_training if found and self.config.get(name)
+        ]
+        config, modules = self.config, self.modules
         return Adapter(
-            (*self._methods(found), *self._saved_methods(saved_modules), *self._bias_methods(biases), *_token_methods(tokens)),
+            (*of_method(self.method, found, config, modules), *of_saved(saved_modules, self.label_count, config, modules),
+             *of_biases(biases, config, modules, str(self.folder)), *of_tokens(tokens)),
             pieces,
             dtype=self.dtypes.most_common(1)[0][0],
             lineage={"format": "HF PEFT", "peft_version": self.config.get("peft_version"),
@@ -153,6 +159,7 @@ class _Reader:
         origin, complained = str(self.folder / t.CONFIG), " ".join(self.problems)
         self.problems += target_problems(self.config, self.modules, list(found), saved_modules, complained, origin, self._node)
         self.problems += token_problems(self.config, self.modules, list(tokens))
+        self.problems += unknown(self.method, self.config, list(self.arrays))
         if self.problems:
             more = f"\n  and {len(self.problems) - LISTED} more" if len(self.problems) > LISTED else ""
             raise ValueError(f"{self.folder} does not fit this base:\n  " + "\n  ".join(sorted(self.problems)[:LISTED]) + more)
@@ -212,6 +219,15 @@ class _Reader:
                 for suffix in self.method.suffixes & set(entries):
                     entries.pop(suffix)
             return
+        mask = mask_of(self.method, self.config, name)
+        for row in rows if self.method.masked else ():
+            whole = opened(row, arrays[row.suffix], mask)
+            if whole is None:
+                self.problems.append(
+                    f"misshapen {t.PREFIX}{name}.{row.suffix}: {list(arrays[row.suffix].shape)}, and rank_pattern keeps {sum(mask)} ranks"
+                )
+                return
+            arrays[row.suffix] = whole
         sizes = self._sizes(name)
         for row in rows:  # a letter that the base does not give is what the first tensor makes it
             for letter, size in zip(row.axes, arrays[row.suffix].shape, strict=False):
@@ -234,17 +250,13 @@ class _Reader:
         """The numbers of one module by field of ours; None after a complaint."""
         numbers = {}
         for number in self.method.numbers:
-            value = pattern_value(self.config.get(number.patterns) if number.patterns else None, name, self._default(number))
+            value = pattern_value(self.config.get(number.patterns) if number.patterns else None, name, default(number, self.config))
             own = sizes.get(number.axis, value)
             if own != value and number.strict:
                 self.problems.append(f"misshapen {t.PREFIX}{name}: {number.ours} {own}, the config says {value}")
                 return None
             numbers[number.ours] = own
         return numbers
-
-    def _default(self, number: t.Number) -> Any:
-        value = self.config.get(number.theirs)
-        return number.default if value is None else value
 
     def _shared(self, found: Mapping[str, Any], pieces: dict[str, Piece]) -> None:
         """What all modules share: in the file, or drawn from its seed."""
@@ -301,111 +313,8 @@ class _Reader:
             else:
                 self.problems.append(f"missing   {t.PREFIX}{name}.bias")
 
-    # ---- the whole -------------------------------------------------------------------------------------------------------------
-
-    def _tied_duplicates(self) -> set[str]:
-        """With ensure_weight_tying PEFT writes what it holds once under both names; the head's copy is checked and left out. So are token
-        rows, whose tied head always follows."""
-        if getattr(self.modules.config, "tied", False) and "head" in self.modules.theirs:
-            head, embed = (self.arrays.get(self.modules.theirs[ours].name, {}) for ours in ("head", "embed"))
-            suffix = t.TOKENS.tensors[0].suffix
-            if set(head) == {suffix} and np.array_equal(head[suffix], embed.get(suffix)):
-                return {self.modules.theirs["head"].name}
-        if not ensures_tying(self.config, self.modules):
-            return set()
-        head, embed = self.modules.theirs["head"].name, self.modules.theirs["embed"].name
-        if head not in self.arrays or embed not in self.arrays:
-            return set()
-        if self.config.get("use_dora") and "lora_embedding_A" in self.arrays[embed]:
-            self.problems.append(
-                f"other     {t.PREFIX}{head}: with ensure_weight_tying and use_dora it shares {embed}'s factors, but has lengths and "
-                "magnitudes of its own rows; no node here does this"
-            )
-        pairs = {"lora_A.weight": ("lora_embedding_B", True), "lora_B.weight": ("lora_embedding_A", True), "weight": ("weight", False)}
-        for suffix, array in self.arrays[head].items():
-            twin, flip = pairs.get(suffix, (suffix, False))
-            other = self.arrays[embed].get(twin)
-            if suffix != t.COPY_OF_BASE and (other is None or not np.array_equal(array, other.T if flip else other)):
-                self.problems.append(f"other     {t.PREFIX}{head}.{suffix}: ensure_weight_tying is on, yet it is not {embed}'s")
-        return {head}
-
-    def _copy(self, name: str, suffix: str, array: np.ndarray) -> None:
-        """A copy of a base weight, which the file need not hold: left out where it is the base's own."""
-        if self.base_params is None:
-            self.notes.append(f"{name}.{suffix}, a copy of the base's weight, was not compared with the base")
-        elif is_copy(array, self.modules.ours[name][0], self.modules, self.base_params):
-            self.notes.append(f"{name}.{suffix} is this base's own weight and was left out")
-        elif self.other_base:
-            self.notes.append(f"{name}.{suffix} is another base's weight and was left out")
-        else:
-            self.problems.append(f"other     {t.PREFIX}{name}.{suffix} differs from this base's weight: it is of another base")
-
-    def _beside(self, name: str, entries: dict[str, np.ndarray]) -> bool:
-        """An embedding or head saved whole without modules_to_save, as save_embedding_layers does: a copy, or of a changed vocabulary."""
-        paths = self.modules.ours[name]
-        if paths not in (["embed"], ["head"]) or "weight" not in entries or saved(self.config.get("modules_to_save"), name):
+    def _beside(self, name: str, entries: Mapping[str, np.ndarray]) -> bool:
+        """Whether an embedding or head is saved whole without modules_to_save, as save_embedding_layers does."""
+        if self.modules.ours[name] not in (["embed"], ["head"]) or "weight" not in entries:
             return False
-        if ensures_tying(self.config, self.modules) or self._labelled():
-            return False
-        array = entries.pop("weight")
-        if self.base_params is None or is_copy(array, paths[0], self.modules, self.base_params):
-            self._copy(name, "weight", array)
-        else:
-            self.problems.append(
-                f"other     {t.PREFIX}{name}.weight {list(array.shape)}: a resized or retrained table saved beside the adapter; it is not "
-                "this base's, and modules_to_save does not name it"
-            )
-        return True
-
-    def _methods(self, found: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
-        if not found:
-            return ()
-        method = self.method
-        names = {path: self.modules.theirs[path].name for path in found}
-        settings = {f.ours: f.read(self.config) for f in method.fields} | method.alike(self.config, names)
-        if method.peft_type == "LORA":
-            settings["ensure_weight_tying"] = ensures_tying(self.config, self.modules)
-        self.notes += [
-            f"{name} {self.config[name]} acts at training time only and is not applied here"
-            for name in method.at_training if self.config.get(name)
-        ]
-        default = {number.ours: self._default(number) for number in method.numbers}
-        patterns = {number.ours: number.ours_patterns for number in method.numbers if number.ours_patterns}
-        return methods_for(method.make, found, self.modules.config.layers, default, patterns, **settings)
-
-    def _saved_methods(self, paths: list[str]) -> tuple[Any, ...]:
-        if not paths:
-            return ()
-        if self._labelled() and "head" in paths:
-            labels, count = self.modules.config.labels, self.label_count
-            head = classifier(labels=labels if len(labels) == count else count, hidden="pool" in paths)
-            others = [path for path in paths if path not in ("head", "pool")]
-            return (head, *self._saved_methods(others))
-        everywhere, groups = set(range(self.modules.config.layers)), collections.defaultdict(list)
-        for module, layers in sorted(by_layers(paths).items()):
-            groups[None if layers in ({None}, everywhere) else tuple(sorted(layers))].append(named(module))
-        tying = ensures_tying(self.config, self.modules)
-        return tuple(full(targets=tuple(targets), layers=layers, ensure_weight_tying=tying) for layers, targets in groups.items())
-
-    def _bias_methods(self, paths: list[str]) -> tuple[Any, ...]:
-        mode = self.config.get("bias") or "none"
-        if not paths and (mode == "none" or not self._could_have_bias(mode)):
-            return ()
-        if mode == "none" or not paths:
-            raise ValueError(f"{self.folder}: bias is {mode!r}, and the file holds {len(paths)} biases")
-        if mode == "all":
-            return (bitfit(targets="all"),)
-        return (bitfit(targets=tuple(sorted({named(logical(path)) for path in paths}))),)
-
-
-    def _could_have_bias(self, mode: str) -> bool:
-        """Whether this base has a bias that the config would train."""
-        names = list(self.modules.ours)
-        names = targeted(names, self.modules.linear, self.config) if mode != "all" else names
-        return any(self.modules.has_bias(path) for name in names for path in self.modules.ours[name])
-
-
-def _token_methods(tokens: Mapping[str, tuple[int, ...]]) -> tuple[Any, ...]:
-    return tuple(
-        trainable_tokens(ids=ids, targets="lm_head" if name.endswith("lm_head") else "embed_tokens") for name, ids in sorted(tokens.items())
-    )
+        return not (saved(self.config.get("modules_to_save"), name) or ensures_tying(self.config, self.modules) or self._labelled())

@@ -14,6 +14,8 @@ Two types say in other words what these fields say, and are read as a LoRA that 
 | LN_TUNING | modules_to_save of the norms that target_modules hits; keys end in ln_tuning_layers.weight |
 | TRAINABLE_TOKENS | trainable_token_indices of target_modules; keys end in trainable_tokens_delta |
 
+One type is another's old name (`under_new_name`): BONE's files are those of MISS, whose keys end in bone_block for miss_block.
+
 Names are without `base_model.model.`. Source: peft's tuners/tuners_utils.py and utils/other.py, read in 2026.
 """
 
@@ -27,6 +29,8 @@ ENDS = {
     "LN_TUNING": {".ln_tuning_layers.weight": ".weight", ".ln_tuning_layers.bias": ".bias"},
     "TRAINABLE_TOKENS": {".trainable_tokens_delta": ".token_adapter.trainable_tokens_delta"},
 }
+# Types under their old names: the new one, and the ends of its keys.
+RENAMED = {"BONE": ("MISS", {".bone_block": ".miss_block"})}
 HEADS = ("lm_head", "score", "classifier")
 TIED = "embed_tokens"  # the name by which ensure_weight_tying knows an embedding; under another (GPT-2's wte) it does nothing
 
@@ -104,6 +108,12 @@ def in_other_words(config: Mapping[str, Any], names: Sequence[str], linear: Sequ
     if config["peft_type"] == "LN_TUNING":
         return said | {"modules_to_save": [*(config.get("modules_to_save") or ()), *hit]}, ends
     return said | {"trainable_token_indices": {name: list(config.get("token_indices") or ()) for name in hit}}, ends
+
+
+def under_new_name(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the config by the name that its type has now, the ends of the old keys against those of the new)."""
+    kind, ends = RENAMED.get(config.get("peft_type"), (config.get("peft_type"), {}))
+    return dict(config) | ({"peft_type": kind} if ends else {}), ends
 
 
 def renamed(key: str, ends: Mapping[str, str]) -> str:

@@ -88,6 +88,8 @@ class PeftMethod:
         alike: config fields of ours that are said otherwise there: (config, names of modules by ours) -> settings of our method.
         unlike: back; (method, names of modules by ours) -> config fields.
         parts: whether it stands on a part of a fused module as on the whole.
+        masked: the row of what is zero where a rank was pruned: the file leaves such ranks out (`peftjax.interop.exchange.peft_masks`).
+        only: the value of `bias` that means the biases of its own modules; None where that is the type, as in "oft_only".
     """
 
     peft_type: str
@@ -106,6 +108,13 @@ class PeftMethod:
     alike: Callable[[Mapping[str, Any], Mapping[str, str]], dict[str, Any]] = lambda config, names: {}
     unlike: Callable[[Any, Mapping[str, str]], dict[str, Any]] = lambda method, names: {}
     parts: bool = True
+    masked: Tensor | None = None
+    only: str | None = None
+
+    @property
+    def own_biases(self) -> str:
+        """The value of `bias` that means the biases of its own modules."""
+        return self.only or f"{self.peft_type.lower()}_only"
 
     @property
     def suffixes(self) -> set[str]:

@@ -7,7 +7,6 @@ by whole module names. What PEFT has no place for is an error that names it.
 """
 
 import collections
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ from peftjax.interop.exchange import peft_table as t
 from peftjax.interop.exchange.adapter import Adapter, Piece
 from peftjax.interop.exchange.folder import write_tensors
 from peftjax.interop.exchange.modules import Modules, layer_of, logical
+from peftjax.interop.exchange.peft_config import Written, peft_config
 from peftjax.interop.exchange.peft_context import context_content, is_context
+from peftjax.interop.exchange.peft_masks import closed
 from peftjax.interop.exchange.peft_methods import METHODS
-from peftjax.interop.exchange.peft_rules import ENDS, NOTHING, TIED, pattern_value, targeted
+from peftjax.interop.exchange.peft_rules import ENDS, TIED
+from peftjax.interop.exchange.plain_form import in_plain_form
 from peftjax.interop.exchange.tensors import Tensor, fuse, trimmed
 from peftjax.interop.json_file import write_json
 from peftjax.nn.shared import STORE
@@ -28,6 +30,7 @@ from peftjax.peft.lora import lora
 from peftjax.peft.select import as_patterns, matches, resolve
 
 PEFT_VERSION = "0.21.2"  # whose files these are like
+PEFT_KNOWS = ("AdaLoRA",)  # of LoRA's relatives: all others are written as the plain LoRA that they are
 # Fields of methods that PEFT says by module, or not at all.
 _BY_MODULE = ("targets", "layers", "name")
 
@@ -57,6 +60,7 @@ def peft_content(
         "task_type": task, "base_model_name_or_path": base_uri, "revision": None, "auto_mapping": None, "inference_mode": True,
         "peft_version": PEFT_VERSION,
     }
+    adapter = in_plain_form(adapter, but=PEFT_KNOWS)
     if is_context(adapter):
         tensors, config = context_content(adapter, base_config)
         return tensors, about | config
@@ -114,12 +118,7 @@ class _Writer:
         self.nodes = {table.node for table in method.tables}
         self.said = {field.theirs: field.write(getattr(settings, field.ours)) for field in method.fields} | method.unlike(settings, {})
         self.tensors: dict[str, np.ndarray] = {}
-        self.numbers: dict[str, dict[str, Any]] = {}  # by their module, by our field
-        self.saved: list[str] = []
-        self.bias: list[str] = []
-        self.tokens: dict[str, list[int]] = {}
-        self.conv1d = False
-        self.ensures_tying = False
+        self.written = Written()
 
     def put(self, name: str, suffix: str, array: np.ndarray) -> None:
         self.tensors[f"{t.PREFIX}{name}.{suffix}"] = array
@@ -136,16 +135,16 @@ class _Writer:
         elif kinds == {"TokenRows"}:
             (piece,) = mains.values()
             self.put(name, t.TOKENS.tensors[0].suffix, piece.arrays["rows"])
-            self.tokens[name] = [int(i) for i in piece.arrays["ids"]]
+            self.written.tokens[name] = [int(i) for i in piece.arrays["ids"]]
         elif kinds == {"Trained"}:
             row = t.saved_row(self.modules.kind(next(iter(mains))))
             self.put(name, row.suffix, self._joined(name, row, {path: piece.arrays["value"] for path, piece in mains.items()}))
-            self.saved.append(name)
+            self.written.saved.append(name)
         if biases:
             row = t.BIAS_BELOW if kinds & self.nodes else t.SAVED_BIAS
             self.put(name, row.suffix, self._joined(name, row, biases))
             if kinds != {"Trained"}:
-                self.bias.append(name)
+                self.written.bias.append(name)
 
     def tie(self, adapter: Adapter) -> None:
         """What a tied head takes over from the embedding stands under the head's name too, as PEFT has it with ensure_weight_tying; where
@@ -167,65 +166,31 @@ class _Writer:
             self.put(head.name, "weight", first["weight"])
         if not first.keys() & {"lora_embedding_A", "weight"}:
             return
-        self.ensures_tying = embed.endswith(TIED)
-        if not self.ensures_tying:
-            if embed in self.numbers:
-                self.numbers[head.name] = self.numbers[embed]
-            if embed in self.saved:
-                self.saved.append(head.name)
+        self.written.ensures_tying = embed.endswith(TIED)
+        if not self.written.ensures_tying:
+            if embed in self.written.numbers:
+                self.written.numbers[head.name] = self.written.numbers[embed]
+            if embed in self.written.saved:
+                self.written.saved.append(head.name)
 
     def content(self, about: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """(tensors by their keys, the content of adapter_config.json)."""
-        if not self.numbers and not self.bias:  # PEFT has types of their own for these
-            if self.saved and not self.tokens and all(self._norm(name) for name in self.saved):
+        if not self.written.numbers and not self.written.bias:  # PEFT has types of their own for these
+            saved, tokens = self.written.saved, self.written.tokens
+            if saved and not tokens and all(self._norm(name) for name in saved):
                 return self._reworded("LN_TUNING"), dict(about) | {
-                    "peft_type": "LN_TUNING", "target_modules": self._short(self.saved), "exclude_modules": None, "modules_to_save": None,
+                    "peft_type": "LN_TUNING", "target_modules": self._short(saved), "exclude_modules": None, "modules_to_save": None,
                 }
-            if self.tokens and not self.saved and len({tuple(ids) for ids in self.tokens.values()}) == 1:
+            if tokens and not saved and len({tuple(ids) for ids in tokens.values()}) == 1:
                 return self._reworded("TRAINABLE_TOKENS"), dict(about) | {
-                    "peft_type": "TRAINABLE_TOKENS", "target_modules": sorted({n.rpartition(".")[2] for n in self.tokens}),
-                    "token_indices": next(iter(self.tokens.values())), "init_weights": True,
+                    "peft_type": "TRAINABLE_TOKENS", "target_modules": sorted({n.rpartition(".")[2] for n in tokens}),
+                    "token_indices": next(iter(tokens.values())), "init_weights": True,
                 }
-        return self.tensors, self.config(about)
-
-    def config(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of adapter_config.json of a method on modules."""
-        method, names = self.method, {path: name for name in self.numbers for path in self.modules.ours[name]}
-        config = dict(about) | dict(method.defaults) | self.said | method.unlike(self.settings, names) | {"peft_type": method.peft_type}
-        among = list(self.numbers)
-        for number in method.numbers:
-            values = {name: self.numbers[name][number.ours] for name in self.numbers}
-            asked = getattr(self.settings, number.ours)
-            common = collections.Counter(values[name] for name in among).most_common(1)
-            value = asked if asked in [values[name] for name in among] or not common else common[0][0]
-            value = config.get(method.numbers[0].theirs) if value is None else value
-            config[number.theirs] = _whole_number(value)
-            others = {_key(n, number): _whole_number(v) for n, v in sorted(values.items()) if v != value}
-            if number.patterns:
-                config[number.patterns] = others
-            elif others:
-                here = sorted(set(values.values()))
-                raise ValueError(f"HF PEFT has one {number.ours} for all modules of {method.peft_type}; here are {here}")
-            among = [name for name in among if values[name] == value] or among
-        linear_and_embedding = [name for name, paths in self.modules.ours.items() if self.modules.kind(paths[0]) != "norm"]
-        targets = self.modules.shortest(self.numbers, dotted=True, among=linear_and_embedding)
-        if "feedforward_modules" in config:
-            targets, config["feedforward_modules"] = _in_words_of_targets(targets, list(self.numbers), config["feedforward_modules"])
-        config |= {"target_modules": targets or NOTHING, "modules_to_save": self._saved_names()}
-        for name, value in (("bias", self._bias_mode()), ("fan_in_fan_out", self.conv1d), ("ensure_weight_tying", self.ensures_tying)):
-            if name in method.defaults:
-                config[name] = value
-            elif value not in ("none", False):
-                if name != "fan_in_fan_out":
-                    raise ValueError(f"HF PEFT has no {name} beside {method.peft_type}")
-        if self.tokens:
-            if method.make is not lora:
-                raise ValueError(f"HF PEFT trains token rows beside LoRA, not beside {method.peft_type}; store them apart")
-            config["trainable_token_indices"] = {name.rpartition(".")[2]: ids for name, ids in sorted(self.tokens.items())}
-        for row in method.shared if self.numbers else ():
+        self._saved_with_biases()
+        config = peft_config(self.method, self.settings, self.said, self.written, self.modules, about)
+        for row in self.method.shared if self.written.numbers else ():
             self.tensors[f"base_model.{row.suffix}"] = self._held(row)
-        self._check(config)
-        return config
+        return self.tensors, config
 
     # ---- parts -----------------------------------------------------------------------------------------------------------------
 
@@ -233,7 +198,7 @@ class _Writer:
         """The method's own tensors of one module."""
         paths, first = self.modules.ours[name], next(iter(pieces.values()))
         kind = self.modules.kind(paths[0])
-        self.conv1d |= kind == "conv1d"
+        self.written.conv1d |= kind == "conv1d"
         table = self.method.table_of(first.kind, kind, self.settings, logical(paths[0]))
         if table is None:
             raise ValueError(f"HF PEFT has no {first.kind} on {name}")
@@ -244,21 +209,31 @@ class _Writer:
         else:
             arrays = first.arrays
             theirs = {row: self._part(name, table.node, row, pieces) for row in table.tensors if row.field in arrays}
+        mask = self._mask(name, arrays)
         sizes: dict[str, int] = {}
         for suffix in dict.fromkeys(row.suffix for row in theirs):
             lines = {row.line: array for row, array in theirs.items() if row.suffix == suffix}
             array = lines[None] if None in lines else np.stack([lines[number] for number in sorted(lines)])
-            self.put(name, suffix, array)
             axes = next(row.axes for row in theirs if row.suffix == suffix)
+            self.put(name, suffix, closed(axes, array, mask))
             sizes |= dict(zip(axes, array.shape, strict=True))
         for row in self.method.shared if self.method.repeated else ():
             self.put(name, row.suffix, self._held(row))
-        self.numbers[name] = numbers = self._numbers(paths[0], sizes, arrays)
+        self.written.numbers[name] = numbers = self._numbers(paths[0], sizes, arrays)
         inputs, outputs = self.modules.sizes(paths[0])[0], sum(self.modules.sizes(path)[-1] for path in paths)
         config = self.said | {number.theirs: numbers[number.ours] for number in self.method.numbers}
         for field, wanted in self.method.constant(numbers, config, inputs, outputs).items():
             if not np.array_equal(wanted, arrays[field]):
                 raise ValueError(f"HF PEFT derives {field} of {table.node} from its config, and those on {name} are others")
+
+    def _mask(self, name: str, arrays: Mapping[str, np.ndarray]) -> list[bool] | None:
+        """Which ranks of a module are written: all, or where the adapter's training has begun those that it has not pruned."""
+        if self.method.masked is None:
+            return None
+        field = self.method.masked.field
+        begun = any(np.any(piece.arrays[field]) for piece in self.adapter.pieces.values() if field in piece.arrays)
+        self.written.masks[name] = [bool(value) or not begun for value in arrays[field] != 0]
+        return self.written.masks[name]
 
     def _part(self, name: str, node: str, row: Tensor, pieces: Mapping[str, Piece]) -> np.ndarray:
         """One tensor of a module: that of its only part, or of all of them together."""
@@ -331,62 +306,17 @@ class _Writer:
             raise ValueError(f"HF PEFT saves {name} as a whole; only {', '.join(arrays)} of it is trained")
         return row.theirs(np.concatenate([arrays[path] for path in paths], axis=-1) if len(paths) > 1 else arrays[paths[0]])
 
-    def _saved_names(self) -> list[str] | None:
-        for name in self.saved:
+    def _saved_with_biases(self) -> None:
+        """Refuses modules saved whole without the bias that they have."""
+        for name in self.written.saved:
             for path in self.modules.ours[name]:
                 if self.modules.has_bias(path) and f"{t.PREFIX}{name}.bias" not in self.tensors:
                     raise ValueError(f"HF PEFT saves {name} with its bias, which is not trained here")
-        names, whole = set(self.saved), []
-        for parent in sorted({name.rpartition(".")[0] for name in self.saved} - {""}):
-            inside = {name for name in self.modules.ours if name.startswith(f"{parent}.")}
-            if len(inside) > 1 and inside <= names:  # all of a module that holds others, as RoBERTa's classifier does
-                whole.append(parent)
-                names -= inside
-        return whole + self.modules.shortest(names, dotted=False, among=self.modules.ours) or None
-
-    def _bias_mode(self) -> str:
-        if not self.bias:
-            return "none"
-        with_bias = {name for name, paths in self.modules.ours.items() if self.modules.has_bias(paths[0])}
-        if set(self.bias) == with_bias - set(self.saved):
-            return "all"
-        if set(self.bias) == set(self.numbers) & with_bias:
-            return f"{self.method.peft_type.lower()}_only"
-        raise ValueError(
-            "HF PEFT trains the biases of none, of all modules or of those with LoRA; here they are those of "
-            + ", ".join(sorted(self.bias)[:5])
-        )
-
-    def _check(self, config: Mapping[str, Any]) -> None:
-        """What PEFT will make of the config, by its own rules, must be what is in the tensors."""
-        hit = set(targeted(list(self.modules.ours), self.modules.linear, config)) ^ set(self.numbers)
-        wrong = [f"{name}: targeted or not, against what is there" for name in sorted(hit)]
-        for name, numbers in self.numbers.items():
-            for number in self.method.numbers:
-                read = pattern_value(config[number.patterns] if number.patterns else None, name, config[number.theirs])
-                if read != numbers[number.ours]:
-                    wrong.append(f"{name}: {number.ours} {read}, not {numbers[number.ours]}")
-        if wrong:
-            raise AssertionError(f"the config written says something else than the tensors: {'; '.join(wrong[:5])}")
 
 
 def _module(path: str) -> str:
     """`blocks/7/attn/q/kernel` -> `blocks/7/attn/q`."""
     return path.rpartition("/")[0]
-
-
-def _in_words_of_targets(targets: list[str], names: list[str], chosen: list[str]) -> tuple[list[str], list[str]]:
-    """(target_modules, those of its entries that hit the chosen names): PEFT wants the second to be entries of the first."""
-    split: list[str] = []
-    for entry in targets:
-        hits = {name for name in names if name == entry or name.endswith(f".{entry}")}
-        split += [entry] if hits <= set(chosen) or not hits & set(chosen) else sorted(hits)
-    return split, [entry for entry in split if any(name == entry or name.endswith(f".{entry}") for name in chosen)]
-
-
-def _key(name: str, number: t.Number) -> str:
-    """The key of an exception that hits this module of theirs and no other."""
-    return f"^{re.escape(name)}" if number.anchored else re.escape(name.partition(".")[2])
 
 
 def _covers(method: Any, path: str) -> bool:
@@ -406,9 +336,3 @@ def _head_follows(adapter: Adapter) -> bool:
 def _touches_embedding(method: Any) -> bool:
     targets = getattr(method, "targets", None) or ()
     return any(matches(target, "embed") for target in as_patterns(targets))
-
-
-def _whole_number(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return int(value) if float(value).is_integer() else float(value)

@@ -4,7 +4,8 @@
     W - (Q + s AᵀB)          LoftQ (2310.08659, 2023): AᵀB nearest to W - Q; the base stays Q
     W - (Q' + s AᵀB)         QPiSSA (2404.02948, 2024): AᵀB nearest to W, and Q' is the rest, quantised
 
-and the packed bytes of NF4 with double quantisation (QLoRA, 2305.14314, 2023): 4 bits and .127 bits of constants a weight.
+both in one round, and the packed bytes of NF4 with double quantisation (QLoRA, 2305.14314, 2023): 4 bits and .127 bits of constants a
+weight.
 """
 
 import functools
@@ -55,8 +56,8 @@ def _of_scheme(load: Callable[[str], Base], uri: str, targets: Any, rank: int, s
     attached = attach(params, [lora(rank=rank, targets=targets)], jax.random.key(0))
     return {
         "bits": 8 * held / weights, "kernels": len(paths), "rank": rank,
-        "quantised": _error(params, base.params, paths), "LoftQ": _error(loftq(attached, base.params), base.params, paths),
-        "QPiSSA": _error(qpissa(attached, base.params), base.params, paths),
+        "quantised": _error(params, base.params, paths), "LoftQ": _error(loftq(attached, base.params, rounds=1), base.params, paths),
+        "QPiSSA": _error(qpissa(attached, base.params, rounds=1), base.params, paths),
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from golden_bases import GOLDEN, base, base_of, forward, golden, loaded, read, variants
 from safetensors.numpy import load_file, save_file
 
+from peftjax.interop.exchange.adapter import digest
 from peftjax.interop.exchange.load import adapt
 from peftjax.interop.exchange.peft_methods import VERA
 from peftjax.interop.exchange.peft_read import read_peft
@@ -32,13 +33,12 @@ MERGED = (
     "orthogonal", "eva", "olora_converted", "loha", "lokr", "lokr_both", "lokr_dense", "hira", "vera", "vera_by_key", "randlora",
     "randlora_sparse", "delora", "gralora", "gralora_hybrid", "fourierft", "shira", "miss", "miss_bat", "miss_mini", "ia3", "ia3_attention",
     "oft", "oft_neumann", "oft_shared", "boft", "hra", "hra_gs", "road_1", "road_2", "road_4", "ln_tuning", "trainable_tokens",
-    "trainable_tokens_tied", "gpt2_ia3", "phi3_ia3", "phi3_oft", "phi3_loha", "phi3_road", "bias_oft", "saved_loha",
+    "trainable_tokens_tied", "gpt2_ia3", "phi3_ia3", "phi3_oft", "phi3_loha", "phi3_road", "bias_oft", "saved_loha", "adalora",
+    "adalora_pruned",
 )  # fmt: skip
 CONTEXT = ("prompt_tuning", "p_tuning", "p_tuning_lstm", "prefix_tuning", "prefix_projected")
 REFUSED = {
     "dora_embed_ensured": (ValueError, "lm_head: with ensure_weight_tying and use_dora it .* has lengths and magnitudes of its own rows"),
-    "adalora": (ValueError, r"peft_type is 'ADALORA' \(a method of HF PEFT that is not here"),
-    "adalora_pruned": (ValueError, "peft_type is 'ADALORA'"),
     "olora": (ValueError, "init_lora_weights 'olora': the factors fit a base that was changed"),
     "randlora_by_key": (ValueError, "save_projection False: the random matrices were drawn in bfloat16 or float16"),
     "gpt2_vera": (ValueError, "h.0.attn.c_attn: it is q, k, v in one, and VeRA of the whole is not that of its parts"),
@@ -183,6 +183,16 @@ EDITS = {
     "a tied head of its own": ("embed_tied_ensured", {}, {"base_model.model.lm_head.lora_A.weight": np.ones((4, 32), np.float32)},
                                "lm_head.lora_A.weight: ensure_weight_tying is on, yet it is not model.embed_tokens's"),
     "only one factor": ("layers_pattern", {}, {f"{START}.layers.0.self_attn.q_proj.lora_A.weight": None}, "missing .*q_proj.lora_A.weight"),
+    "fewer ranks than are kept": ("adalora_pruned", {}, {f"{START}.layers.1.self_attn.q_proj.lora_E": np.ones((1, 1), np.float32)},
+                                  r"layers.1.self_attn.q_proj.lora_E: \[1, 1\], and rank_pattern keeps 2 ranks"),
+    "ranks of another start": ("adalora_pruned", {"init_r": 6}, {}, "layers.1.self_attn.q_proj: rank 4, the config says 6"),
+    "ranks of nothing": ("adalora", {"rank_pattern": {"model.layers.0.self_attn.k_proj.lora_E": [True] * 6}}, {},
+                         "missing   model.layers.0.self_attn.k_proj.lora_E, of which rank_pattern says"),
+    "an AdaLoRA without alpha": ("adalora", {"lora_alpha": 0}, {}, "lora_alpha 0, in the place of which PEFT takes init_r here; say 6"),
+    **{f"the start of {init}": ("plain", {"init_lora_weights": init}, {}, f"init_lora_weights '{init}': the factors fit a base that was")
+       for init in ("corda", "lora_ga", "loftq", "pissa_niter_4")},
+    "a method that is not here": ("adalora", {"peft_type": "XLORA"}, {},
+                                  r"peft_type is 'XLORA' \(a method of HF PEFT that is not here: a router over LoRAs"),
     "an unread tensor": ("layers_pattern", {}, {f"{START}.layers.0.self_attn.q_proj.lora_C.weight": np.ones((4, 4), np.float32)},
                          "extra     .*q_proj.lora_C.weight"),
     "no prefix": ("layers_pattern", {}, {"model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((4, 32), np.float32)},
@@ -196,6 +206,16 @@ def test_files_that_say_other_than_they_hold_are_refused(edit, copied):
     on = base(str(golden("peft", variant)["base"]))
     with pytest.raises(ValueError, match=message):
         read_peft(copied(variant, config, arrays), on.config, on.params)
+
+
+@pytest.mark.parametrize("variant", ["miss", "miss_bat"])
+def test_a_bone_is_the_miss_that_it_was_renamed_to(variant, copied):
+    """What PEFT's own scripts/convert-bone-to-miss.py changes is the type and the ends of the keys."""
+    held = load_file(GOLDEN / "peft" / variant / "adapter_model.safetensors")
+    old = {key.replace(".miss_", ".bone_"): array for key, array in held.items()} | dict.fromkeys(held)
+    folder, miss = copied(variant, {"peft_type": "BONE"}, old), read("peft", variant)
+    adapter = read_peft(folder, base_of("peft", variant).config)
+    assert adapter.methods == miss.methods and digest(adapter) == digest(miss)
 
 
 def test_a_config_that_names_only_what_counts_is_enough(copied):

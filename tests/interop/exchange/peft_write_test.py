@@ -13,12 +13,14 @@ from peftjax.interop.exchange.adapter import Adapter, Piece, extract
 from peftjax.interop.exchange.load import adapt
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.native import read_native, write_native
+from peftjax.interop.exchange.peft_methods import ADALORA, LORA_IDLE
 from peftjax.interop.exchange.peft_read import read_peft
 from peftjax.interop.exchange.peft_rules import pattern_value, saved, targeted
 from peftjax.interop.exchange.peft_write import peft_content, write_peft
 from peftjax.models.decoder import cut
 from peftjax.nn.tree import flatten, get
 from peftjax.peft import attach, bitfit, classifier, cut_points, full, lora, merge, norm_only, pfeiffer
+from peftjax.peft.adalora import adalora
 from peftjax.peft.hira import hira
 from peftjax.peft.loha import loha
 from peftjax.peft.lokr import lokr
@@ -115,6 +117,23 @@ def test_other_methods_are_written_byte_for_byte(variant, tmp_path):
         assert (tmp_path / "4" / file).read_bytes() == (tmp_path / "1" / file).read_bytes()
 
 
+@pytest.mark.parametrize("variant", ["adalora", "adalora_pruned"])
+def test_ranks_that_were_pruned_are_left_out_as_peft_leaves_them_out(variant, tmp_path):
+    theirs, on = GOLDEN / "peft" / variant, base_of("peft", variant)
+    document = json.loads((theirs / "adapter_config.json").read_text())
+    write_peft(tmp_path / "1", of_the_tree("peft", variant), on.config, on.uri, document["task_type"])
+    assert tensors(tmp_path / "1" / "adapter_model.safetensors") == tensors(theirs / "adapter_model.safetensors")
+    written = json.loads((tmp_path / "1" / "adapter_config.json").read_text())
+    unsaid = {*LORA_IDLE, *ADALORA.refused, "trainable_token_indices"}  # of LoRA's config, and off
+    assert document.keys() - written.keys() <= unsaid
+    assert {**document, **written, "target_modules": None} == {**document, "target_modules": None}
+    assert set(written["target_modules"]) == set(document["target_modules"])
+    write_native(tmp_path / "3", read_peft(tmp_path / "1", on.config, on.params), on)
+    write_peft(tmp_path / "4", read_native(tmp_path / "3"), on.config, on.uri, document["task_type"])
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "4" / file).read_bytes() == (tmp_path / "1" / file).read_bytes()
+
+
 def test_what_was_computed_is_written_of_an_encoder(tmp_path):
     """Prompts and prefixes of an encoder: PEFT's file has what it computes, and says that there was one."""
     on, found = base("llama"), {"tokens": np.arange(12).reshape(2, 6)}
@@ -147,6 +166,7 @@ TRAINED = {
     "parts of fused modules": ("phi3", [lora(rank=2, targets=["q_proj", "gate_proj", "up_proj"])]),
     "DoRA": ("llama", [lora(rank=2, alpha=3, dora=True, targets=["all-linear", "embed_tokens", "lm_head"],
                             rank_pattern={"blocks/1/.*": 3})]),
+    "AdaLoRA": ("llama", [adalora(rank=3, target_rank=2, warmup=2, targets=["q_proj", "down_proj"])]),
     "DoRA of fused modules": ("phi3", [lora(rank=2, dora=True, alpha_pattern={"v_proj": 5})]),
     "DoRA on an encoder": ("roberta", [lora(rank=2, dora=True, targets=["query"])]),
     "a classifier": ("bert", [lora(rank=2, targets=["query"]), classifier(labels=("a", "b", "c"), hidden=False)]),
