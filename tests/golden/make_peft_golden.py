@@ -1,6 +1,6 @@
 """Makes the golden files of the exchange with Hugging Face PEFT: adapters that PEFT wrote and the logits that PEFT computes with them.
 
-    python -m venv /tmp/golden && /tmp/golden/bin/pip install torch==2.13.0 transformers==5.23.0 peft==0.21.2 safetensors numpy
+    python -m venv /tmp/golden && /tmp/golden/bin/pip install torch==2.13.0 transformers==5.23.0 peft==0.21.2 attrs safetensors numpy
     /tmp/golden/bin/python tests/golden/make_peft_golden.py [variant ...]
 
 Every adapter stands on one of the tiny bases beside this file (llama, llama_tied, mistral, gpt2, ...) and all that it trains is random,
@@ -53,6 +53,9 @@ from peft import (
     TrainableTokensConfig,
     VeraConfig,
 )
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.loraga import preprocess_loraga
 
 HERE = Path(__file__).parent
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -108,6 +111,16 @@ def prune(model: peft.PeftModel) -> None:
     config.rank_pattern = kept
 
 
+def see(model: torch.nn.Module, config: peft.PeftConfig, batch: dict) -> None:
+    """CorDA's statistics: of the inputs of its modules."""
+    preprocess_corda(model, config, run_model=lambda: [model(input_ids=row[None]) for row in batch["input_ids"]])
+
+
+def slope(model: torch.nn.Module, config: peft.PeftConfig, batch: dict) -> None:
+    """LoRA-GA's statistics: the gradients of the weights."""
+    preprocess_loraga(model, config, train_step=lambda: model(**batch, labels=batch["input_ids"]).loss.backward())
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     base: str
@@ -119,6 +132,7 @@ class Variant:
     plain: bool = False  # converted, at save, from a changed base (PiSSA) to the plain one
     noise: float = 0.25  # standard deviation of what is added to, or stands for, what is trained
     before: Callable[[peft.PeftModel], None] | None = None  # it is saved
+    prepare: Callable[[torch.nn.Module, peft.PeftConfig, dict], None] | None = None  # of a base on which the adapter's start depends
 
 
 VARIANTS = {
@@ -188,6 +202,13 @@ VARIANTS = {
     "pissa_converted": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="pissa"), plain=True),
     "olora": Variant("llama", lora(QVD, init_lora_weights="olora")),
     "olora_converted": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="olora"), plain=True),
+    "corda_converted": Variant(
+        "llama", lora(QVD, init_lora_weights="corda", corda_config=CordaConfig(corda_method="kpm")), plain=True, prepare=see
+    ),
+    "lora_ga_converted": Variant(
+        "llama", lora(["q_proj", "v_proj"], init_lora_weights="lora_ga", lora_ga_config=peft.LoraGAConfig()), plain=True, prepare=slope
+    ),
+    "mica": Variant("llama", lora(QVD, init_lora_weights="mica")),
     "orthogonal": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="orthogonal")),
     "eva": Variant("llama", lora(["q_proj", "v_proj"], init_lora_weights="eva", eva_config=peft.EvaConfig())),
     "adalora": Variant("llama", other(AdaLoraConfig, init_r=6, target_r=3, lora_alpha=8, total_step=10, tinit=1, tfinal=1)),
@@ -292,7 +313,10 @@ def make(name: str, variant: Variant, seed: int) -> None:
     batch = inputs(variant.base, config, generator)
     with torch.no_grad():
         plain = load_base(variant.base, config)(**batch).logits
-    model = peft.get_peft_model(load_base(variant.base, config), config, adapter_name=variant.adapter).eval()
+    on = load_base(variant.base, config)
+    if variant.prepare:
+        variant.prepare(on, config, batch)
+    model = peft.get_peft_model(on, config, adapter_name=variant.adapter).eval()
     options = {}
     if variant.plain:
         init, config.init_lora_weights = config.init_lora_weights, True  # so that the initial values are saved as they are

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,44 @@ def test_lora_ga_starts_along_different_singular_directions_of_the_gradient():
     a, b = started("lora_ga_random_unit")
     both = np.concatenate([np.abs(a @ left).argmax(1), np.abs(b @ right.T).argmax(1)])
     assert sorted(both) == [0, 1, 2, 3]  # no direction is in both, or their product would not be zero along it
+
+
+@functools.cache
+def golden():
+    """Of tests/golden/make_inits_golden.py."""
+    return dict(np.load(Path(__file__).parents[1] / "golden" / "inits" / "golden.npz"))
+
+
+def beside_golden(name):
+    """(a, b by HF PEFT's code, a, b by ours) of the golden weight, rows along the rank."""
+    theirs, x, slopes = golden(), jnp.asarray(golden()["x"]), jnp.asarray(golden()["slopes"])
+    found = Statistics(x.T @ x, jnp.sum(x, 0), jnp.float32(len(x)), x.T @ slopes)
+    a, b = factors(parse(name), jnp.asarray(theirs["weight"].T), SCALE, len(theirs[f"{name}/a"]), KEY, found)
+    return theirs[f"{name}/a"], theirs[f"{name}/b"].T, np.asarray(a), np.asarray(b)
+
+
+@pytest.mark.parametrize("name", ["pissa", "olora", "corda_ipm", "corda_kpm"])
+def test_parts_of_the_weight_are_those_that_hf_peft_takes(name):
+    a, b, own_a, own_b = beside_golden(name)
+    np.testing.assert_allclose(own_a.T @ own_b, a.T @ b, rtol=1e-3, atol=1e-4)
+    ratios = [np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1) for ours, theirs in ((own_a, a), (own_b, b))]
+    np.testing.assert_allclose(ratios[0] * ratios[1], 1, rtol=1e-3)
+    size = 1.0
+    if name.startswith("corda"):  # theirs are of inputs over the largest, summed over tokens
+        size = (len(golden()["x"]) / np.max(golden()["x"]) ** 2) ** 0.5
+    np.testing.assert_allclose(ratios[0], size, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["lora_ga_ArB2r_unit", "lora_ga_A2rBr_unit", "lora_ga_ArBr_unit", "lora_ga_ArB2r_gd_scale",
+                                  "lora_ga_ArB2r_stable"])
+def test_directions_of_the_gradient_are_those_that_hf_peft_takes(name):
+    """Where its b has the gradient's singular values besides, and "stable" is of b alone; the paper and its authors scale both alike."""
+    a, b, own_a, own_b = beside_golden(name)
+    values = np.linalg.svd(golden()["x"].T @ golden()["slopes"], compute_uv=False)
+    of_b = {"ArB2r": slice(2, 4), "A2rBr": slice(0, 2), "ArBr": slice(0, 4, 2)}[name.split("_")[2]]
+    size = golden()["weight"].shape[0] ** 0.25 / 4 if name.endswith("stable") else 1.0
+    np.testing.assert_allclose(np.abs(own_a), np.abs(a) * size, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.abs(own_b) * values[of_b, None], np.abs(b), rtol=1e-3, atol=1e-3)
 
 
 def test_principal_directions_are_those_of_centred_inputs():

@@ -152,8 +152,9 @@ READ = {
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "bias", "fan_in_fan_out",
     "trainable_token_indices", "ensure_weight_tying", "init_weights",
 }
-# Beginnings of the values of init_lora_weights with which the file fits a changed base, and not the one it names.
-MUTATING = ("pissa", "olora", "corda", "lora_ga", "loftq", "mica")
+# Beginnings of the values of init_lora_weights with which the file fits a changed base, and not the one it names. (MiCA's freezes a B that
+# it takes from the base, and leaves the base.)
+MUTATING = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
 def saved_row(kind: str) -> Tensor:

@@ -30,7 +30,8 @@ READ = (
 # Of other methods than LoRA those that are changes of the weight, by way of which they are tested with few programs: that a node multiplies
 # as its merged weight does is a law of its own.
 MERGED = (
-    "orthogonal", "eva", "olora_converted", "loha", "lokr", "lokr_both", "lokr_dense", "hira", "vera", "vera_by_key", "randlora",
+    "orthogonal", "eva", "mica", "olora_converted", "corda_converted", "lora_ga_converted",
+    "loha", "lokr", "lokr_both", "lokr_dense", "hira", "vera", "vera_by_key", "randlora",
     "randlora_sparse", "delora", "gralora", "gralora_hybrid", "fourierft", "shira", "miss", "miss_bat", "miss_mini", "ia3", "ia3_attention",
     "oft", "oft_neumann", "oft_shared", "boft", "hra", "hra_gs", "road_1", "road_2", "road_4", "ln_tuning", "trainable_tokens",
     "trainable_tokens_tied", "gpt2_ia3", "phi3_ia3", "phi3_oft", "phi3_loha", "phi3_road", "bias_oft", "saved_loha", "adalora",
