@@ -94,8 +94,8 @@ class ClassEvaluator:
         references = [self.labels[number] for number in held.tokens.labels]
         metrics = evaluate(texts, references, list(self.options.metrics))
         items = [
-            {"id": record.id, "nll": float(loss), "tokens": 1, "prompt": prompt, "reference": reference, "prediction": text}
-            | {name: values["per_item"][i] for name, values in metrics.items()}
+            {"id": record.id, "group": record.group, "nll": float(loss), "tokens": 1, "prompt": prompt, "reference": reference,
+             "prediction": text} | {name: values["per_item"][i] for name, values in metrics.items()}
             for i, (record, loss, prompt, reference, text)
             in enumerate(zip(held.records, nll, held.texts, references, texts, strict=True))
         ]

@@ -98,6 +98,7 @@ def default_config() -> ConfigDict:
             "second": placeholder(str), "labels": (),
             "fractions": {"train": 0.9, "validation": 0.05, "test": 0.05},  # of groups, not of rows
             "salt": "peftjax",
+            "rows": 0,  # training records, chosen by their ids so that more extend the choice; 0 is all of them
             "length": 256,  # tokens of a packed row; longer records are cut on the left of their prompt
             # Lines of several rows ("packed"), or of one, of a few lengths ("buckets") or of one ("rows").
             "layout": "packed",
@@ -123,7 +124,7 @@ def default_config() -> ConfigDict:
             "general": {"name": "general", "options": {}, "rows": 24, "length": 256},  # text for forgetting; name "" is none
         },
         "checkpoint": {"every": 50, "keep_newest": 2, "keep_every": 0, "best": True},
-        "log": {"every": 1, "tensorboard": True},
+        "log": {"every": 1, "tensorboard": True, "pictures": True},  # pictures: of the report, which take a few seconds
     })
 
 

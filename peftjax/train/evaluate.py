@@ -134,7 +134,10 @@ class Evaluator:
 
     def _generated(self, split: str, trainable: Any, frozen: Any, rows: RowLosses) -> dict:
         held = self.held[split]
-        items = [{"id": r.id, "nll": float(n), "tokens": int(t)} for r, n, t in zip(held.records, rows.nll, rows.tokens, strict=True)]
+        items = [
+            {"id": r.id, "group": r.group, "nll": float(n), "tokens": int(t)}
+            for r, n, t in zip(held.records, rows.nll, rows.tokens, strict=True)
+        ]
         unasked = sum(not text for text in held.texts)
         if self.options.generate and unasked:
             self.say(f"no answers are generated: {unasked} of {len(held.texts)} rows of {split} have no prompt")

@@ -67,7 +67,8 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1), task
     template = Template(prompt=data.prompt, response=data.response, chat=data.chat)
     task = task.learn(splits["train"], template)
     routes = routes_of(composition(config))
-    train = with_routes(task.rows(sources["train"], tokenizer, template, data.length), sources["train"], routes)
+    chosen = pick(sources["train"], data.rows) if data.rows else sources["train"]
+    train = with_routes(task.rows(chosen, tokenizer, template, data.length), chosen, routes)
     held = {
         name: hold(pick(sources[name], config.eval.rows), task, tokenizer, template, data.length, routes)
         for name in ("validation", "test") if name in sources
@@ -77,6 +78,8 @@ def prepare(config: Any, tokenizer: Any, process: tuple[int, int] = (0, 1), task
         text, _ = load_records(general.name, **general.options.to_dict())
         held["general"] = hold(pick(text, general.rows), task, tokenizer, Template(), general.length, routes, strict=False)
     counts = {name: {"records": len(rows), "groups": len({r.group for r in rows})} for name, rows in splits.items()}
+    if data.rows:
+        counts["train"] |= {"records": len(chosen), "groups": len({record.group for record in chosen})}
     counts["train"] |= train.report
     for name, rows in held.items():
         counts[name] = counts.get(name, {}) | {f"held {what}": count for what, count in rows.tokens.report.items()}

@@ -35,7 +35,8 @@ def write_report(workdir) -> Path:
     """
     workdir = Path(workdir)
     result = read_result(workdir)
-    curves = write_curves(workdir / "curves", read_metrics(workdir), result["evaluations"])
+    drawn = result["config"].get("log", {}).get("pictures", True)
+    curves = write_curves(workdir / "curves", read_metrics(workdir), result["evaluations"]) if drawn else []
     sections = [_summary(result), _metrics(result["evaluations"], "text" if "labels" in result else "token"), _curves(curves),
                 _samples(result["predictions"]),
                 _costs(result), _provenance(result)]

@@ -42,6 +42,16 @@ def test_more_held_out_rows_extend_the_choice(folder):
     assert chosen[0] == chosen[1][:2] and chosen[1] == chosen[2][:4] and len(chosen[2]) == 5
 
 
+def test_fewer_training_records_are_the_beginning_of_more(folder):
+    config = tiny_config(folder)
+    chosen = []
+    for config.data.rows in (0, 5, 9):
+        inputs = prepare(config, tokenizer(folder))
+        chosen.append([tuple(ids) for ids in map(inputs.train.rows.row, range(len(inputs.train.rows)))])
+        assert inputs.report["splits"]["train"]["records"] == (config.data.rows or 70)
+    assert chosen[1] == chosen[2][:5] and len(chosen[2]) == 9 and len(chosen[0]) == 70
+
+
 def test_the_same_records_give_the_same_fingerprint(folder, tmp_path):
     config = tiny_config(folder)
     first = prepare(config, tokenizer(folder)).fingerprint

@@ -109,6 +109,14 @@ def test_a_run_that_measured_little_still_has_a_report(tmp_path):
     assert list((tmp_path / "bare" / "curves").iterdir()) == []
 
 
+def test_a_run_that_asked_for_no_pictures_has_a_report_without(tmp_path):
+    write_run(tmp_path, steps=200)
+    result = json.loads((tmp_path / "result.json").read_text())
+    write_result(tmp_path, result | {"config": result["config"] | {"log": {"pictures": False}}})
+    assert "## Metrics" in (text := write_report(tmp_path).read_text()) and "curves/" not in text
+    assert not (tmp_path / "curves").exists()
+
+
 def test_a_run_that_diverged_has_a_report(tmp_path):
     write_run(tmp_path, steps=100)
     result = json.loads((tmp_path / "result.json").read_text())
