@@ -10,6 +10,7 @@ A config file lists its points in `def sweep()`. A point means the same on any c
 The form is that of big_vision's and kauldron's sweeps: data, so that they can be stored, compared and packed.
 """
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -258,4 +259,6 @@ def _set(holder: Any, step: str | int, value: Any, seen: str) -> None:
     if isinstance(step, int):
         holder[step] = methods(value)[0] if dataclasses.is_dataclass(value) else value
     else:
-        holder[step] = value
+        # a config from the command line is locked, its free mappings with it
+        with holder.unlocked() if isinstance(holder, ConfigDict) else contextlib.nullcontext():
+            holder[step] = value

@@ -71,6 +71,7 @@ def test_samples_are_spread_as_asked_and_depend_on_seed_field_and_number_alone()
 
 def test_a_point_sets_fields_of_a_copy():
     base = config()
+    base.lock()  # as one from the command line is
     before = plain(base)
     made = with_point(base, {
         "optimizer.learning_rate": 1, "peft[0].rank": 8, "peft[0].alpha": 3.0, "train.seed": 2, "data.options.languages": ("de",),
