@@ -12,6 +12,13 @@ def test_all_signs_by_hand():
     assert sign_flip([1.0, 2.0, 3.0, 0.0]) == pytest.approx(2 / 8)
 
 
+def test_both_ways_agree_with_scipy():
+    for units in (10, 40):
+        d = np.random.default_rng(units).standard_normal(units) + 0.3
+        theirs = stats.permutation_test((d,), np.sum, permutation_type="samples", n_resamples=4999, rng=np.random.default_rng(0)).pvalue
+        assert sign_flip(d) == pytest.approx(theirs, abs=1e-12 if units == 10 else 0.02)
+
+
 def test_equal_scores():
     assert sign_flip(np.zeros(10)) == 1.0
 
