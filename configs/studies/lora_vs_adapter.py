@@ -1,0 +1,48 @@
+"""LoRA or adapters? LoRA against Pfeiffer and Houlsby at two budgets of trained parameters, on three data sets.
+
+    python scripts/study.py --config configs/studies/lora_vs_adapter.py
+
+Base: tiny:t64, a decoder of 4 layers of width 64 that was trained from scratch (configs/pretrain/t64.py): a tiny base, which says how the
+methods compare there and nothing of larger ones; it hardly ever answers a whole row rightly, so methods are compared by their loss on the
+test items, in nats a token. Methods: LoRA on all linear layers (2106.09685, 2021), Pfeiffer (2005.00247, 2020), Houlsby (1902.00751, 2019).
+Data: Home Assistant intents in English, ICD-10-CM chapters, and the bank's facts asked without their text; training and test differ in
+whole templates, categories and products. `:runlocal` is the same in a few steps, to see that everything works.
+"""
+
+from peftjax.peft import houlsby, lora, pfeiffer
+from peftjax.study.config import default_study
+from peftjax.train.config import methods
+
+HOME = {
+    "data": {"name": "ha_intents", "options": {"languages": ("en",)}, "prompt": "Command: {prompt}\nJSON:",
+             "fractions": {"train": 0.75, "validation": 0.1, "test": 0.15}},
+    "eval": {"metrics": ("exact_match", "json_field_f1"), "max_new": 48},
+}
+ICD = {"data": {"name": "icd_chapter"}, "eval": {"metrics": ("accuracy",), "max_new": 6}}
+BANK = {
+    "data": {"name": "rhobank", "options": {"kinds": ("fact_closed",)}, "fractions": {"train": 0.7, "validation": 0.1, "test": 0.2}},
+    "eval": {"metrics": ("value_match", "exact_match"), "max_new": 12},
+}
+
+
+def get_config(variant: str = ""):
+    """The study; `variant` is "" or "runlocal"."""
+    study = default_study()
+    study.run.base.uri = "tiny:t64"
+    study.run.data.length = 128
+    study.run.train.steps, study.run.train.batch_size, study.run.optimizer.warmup = 60, 2, 6
+    study.run.eval.rows, study.run.eval.general.rows = 128, 12
+    study.methods = {"LoRA": methods(lora(targets="all-linear")), "Pfeiffer": methods(pfeiffer()), "Houlsby": methods(houlsby())}
+    study.budgets = {"10k": {"parameters": 9_728}, "39k": {"parameters": 38_912}}  # LoRAs of rank 2 and 8
+    study.data = {"home": HOME, "icd": ICD, "bank": BANK}
+    study.seeds = (0, 1, 2, 3, 4)
+    study.measure, study.region = "loss", 0.02
+    study.tuning.centre, study.tuning.rates, study.tuning.more = 1e-2, 3, 1
+    study.timing.rounds, study.timing.budget_s = 15, 15.0
+    study.combine = True
+    if variant == "runlocal":
+        study.run.train.steps, study.run.eval.rows, study.run.eval.general.rows = 4, 16, 2
+        study.seeds, study.tuning.rates, study.tuning.rounds, study.timing.rounds = (0, 1), 3, 1, 3
+    elif variant:
+        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    return study
