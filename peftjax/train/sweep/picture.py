@@ -1,7 +1,7 @@
 """The picture of a sweep: the metric against each field that was swept.
 
-Points that agree in all other fields are joined by a line. Failed points are crosses at the upper edge: a rate that diverges is a finding
-too.
+Points that agree in all other fields are joined by a line. Those that were stopped early, whose values are of an earlier step, are hollow
+and joined by none. Failed points are crosses at the upper edge: a rate that diverges is a finding too.
 """
 
 import io
@@ -71,10 +71,15 @@ def _panel(axes: Any, field: str, values: list[Any], found: Sequence[Score], met
     for number, (others, line) in enumerate(lines.items()):
         line.sort(key=lambda one: at(one.point[field]))
         look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
-        name = label(json.loads(others)) if len(lines) <= LEGEND else ""
-        axes.plot([at(one.point[field]) for one in line], [one.value for one in line], markersize=5, linewidth=1.5, label=name, **look)
+        name, early = label(json.loads(others)) if len(lines) <= LEGEND else "", [one for one in line if one.status == "stopped"]
+        for points, style in (([one for one in line if one.status != "stopped"], "-"), (early, "")):
+            hollow = {"markerfacecolor": "none"} if points is early else {"label": name}
+            axes.plot([at(one.point[field]) for one in points], [one.value for one in points], linestyle=style, markersize=5, linewidth=1.5,
+                      **look, **hollow)
+    if any(one.status == "stopped" and field in one.point for one in found):
+        axes.plot([], [], "o", color="#666666", markerfacecolor="none", markersize=5, label="stopped at an earlier step")
     failed = [at(one.point[field]) for one in found if field in one.point and one.status == "failed"]
     if failed:
         axes.plot(failed, [0.97] * len(failed), "x", color=RED, transform=axes.get_xaxis_transform(), label="failed", clip_on=False)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.15), ncols=2, frameon=False, fontsize=8)  # below: the points may be anywhere

@@ -5,6 +5,8 @@ import functools
 import pytest
 from tiny_run import tiny_config
 
+from peftjax.peft import lora
+from peftjax.train.config import default_config, methods
 from peftjax.train.points import chain, product
 from peftjax.train.population import Halving
 from peftjax.train.sweep.comparison import write_comparison
@@ -25,7 +27,9 @@ def config(folder):
 
 
 def test_points_are_packed_by_what_they_share(tmp_path):
-    jobs = packed(plan(config(tmp_path), POINTS, tmp_path / "sweep"))
+    made = default_config()
+    made.peft, made.data.name = methods(lora()), "ha_intents"
+    jobs = packed(plan(made, POINTS, tmp_path / "sweep"))
     assert [len(job.folders) for job in jobs] == [4, 1]
     assert jobs[0].command[1:4] == ["-m", "peftjax.train.sweep.together", str(jobs[0].folders[0])]
     assert "train.py" in jobs[1].command[1]
