@@ -67,7 +67,7 @@ def advise(
     """The advice. Only what the rules leave is measured.
 
     Args:
-        evidence: of quality, from studies.
+        evidence: from `peftjax.study.advice.studies.of_studies`.
         base: loaded; else `needs.base` is.
         methods: name -> methods, to choose from.
         rounds, budget_s: of each case that is timed.
