@@ -16,8 +16,8 @@ from peftjax.interop.exchange.load import adapt
 from peftjax.interop.exchange.modules import Modules
 from peftjax.interop.exchange.peft_checks import is_copy
 from peftjax.interop.exchange.peft_read import read_peft
-from peftjax.interop.exchange.peft_rules import targeted
-from peftjax.interop.exchange.peft_write import NOTHING, peft_content, write_peft
+from peftjax.interop.exchange.peft_rules import NOTHING, targeted
+from peftjax.interop.exchange.peft_write import peft_content, write_peft
 from peftjax.models.decoder import cut
 from peftjax.peft import attach, bitfit, cut_points, full, lora, merge
 from peftjax.peft.tokens import trainable_tokens
