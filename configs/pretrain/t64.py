@@ -3,7 +3,8 @@
     python scripts/pretrain.py --config configs/pretrain/t64.py          then config.base.uri = "tiny:t64"
 
 Text: the set "prose" (Django's documentation, docstrings of Python, and the words of the built-in tasks without their answers, of training
-groups alone).
+groups alone). Measured on 2 CPU cores that other work shared, 700 steps of 8 x 320 tokens, one seed: loss on held-out text from 7.63 to
+4.71 nats a token (perplexity 111), on Python's language reference 2.70 less than untrained; 2,900 tokens/s, 1.4 MB.
 """
 
 from peftjax.train.config import with_variant

@@ -101,7 +101,7 @@ def judge(measured: dict[str, dict]) -> Finding:
         (gradient, g_half), (added, a_half) = slope(ranks, lines["gradient"]), slope(ranks, lines["added"])
         if name in GRADIENT:
             wanted = GRADIENT[name]
-            claims.append(Claim(f"||dl/dB|| at init, s = {name}", f"exponent {wanted:g} within 0.1", f"{gradient:+.3f} +- {g_half:.3f}",
+            claims.append(Claim(f"norm of dl/dB at init, s = {name}", f"exponent {wanted:g} within 0.1", f"{gradient:+.3f} +- {g_half:.3f}",
                                 within(gradient, wanted - 0.1, wanted + 0.1)))
         low, high = STEP[name]
         claims.append(Claim(f"what one Adam step adds to the hidden states, s = {name}", f"exponent in [{low:g}, {high:g}]",
