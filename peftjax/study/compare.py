@@ -128,7 +128,7 @@ def analyse(tables: Tables) -> Analysis:
     """Everything from the tables alone."""
     study = tables.plan["study"]
     methods, level, region, measure = list(study["methods"]), study["level"], study["region"], measure_of(study)
-    metrics = {run["data"]: measure.name(run["metric"]) for run in tables.runs if not run["error"]}
+    metrics = {run["data"]: run["metric"] for run in tables.runs if not run["error"]}
     standings, refused, raw, domains, together = {}, {}, [], {}, {}
     for comparison in comparisons(study):
         runs, trials, items = (_of(comparison, rows) for rows in (tables.runs, tables.trials, tables.items))
@@ -152,7 +152,8 @@ def analyse(tables: Tables) -> Analysis:
     for comparison in dict.fromkeys(pair.comparison for pair in pairs):
         here = [pair for pair in pairs if pair.comparison == comparison]
         groups[comparison] = indistinguishable(methods, [(pair.a, pair.b) for pair in here if pair.p_corrected <= level])
-    return Analysis(measure, metrics, standings, pairs, groups, refused, _ranking(standings, methods, level), together, domains)
+    named = {data: measure.name(metric) for data, metric in metrics.items()}
+    return Analysis(measure, named, standings, pairs, groups, refused, _ranking(standings, methods, level), together, domains)
 
 
 def comparisons(study: dict[str, Any]) -> list[Comparison]:

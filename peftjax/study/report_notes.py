@@ -6,14 +6,16 @@ from typing import Any
 from peftjax.study.compare import comparisons
 from peftjax.study.measure import measure_of
 from peftjax.study.tables import Tables
+from peftjax.study.words import counted
 
 
 def what(tables: Tables) -> str:
     """Methods, budgets, data, seeds and base in a paragraph."""
     study, base = tables.plan["study"], tables.plan["base"]
     amounts = {name: " ".join(f"{value:,g} {unit}" for unit, value in budget.items()) for name, budget in study["budgets"].items()}
+    named = "; ".join(f"{name}: {amount}" for name, amount in amounts.items())
     return (
-        f"{len(study['methods'])} methods at {len(amounts)} budgets ({'; '.join(f'{name}: {amount}' for name, amount in amounts.items())}) "
+        f"{counted(len(study['methods']), 'method')} at {counted(len(amounts), 'budget')} ({named}) "
         f"on {', '.join(study['data'])}, {len(study['seeds'])} seeds each. Base: `{base['uri']}`, {base['parameters']:,} parameters."
     )
 
@@ -71,7 +73,8 @@ def how(tables: Tables) -> list[str]:
         f"Learning rates: {counts} trials a cell on a grid with factor {search['factor']:.3g}, seed {tuned}, by {search['measure']} on "
         "validation; as many for every method of a comparison, and an optimum between two worse ones asked of each.",
         f"Then seeds {measured} (data order and initial values, the same for all methods), measured once on test.",
-        f"{len(comparisons(study))} comparisons; every number here is made again from `tables/` by the same command with `--report_only`.",
+        f"{counted(len(comparisons(study)), 'comparison')}; every number here is made again from `tables/` by the same command with "
+        "`--report_only`.",
     ]
 
 

@@ -12,6 +12,11 @@ SAID = {
 }
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 budget`, `2 budgets`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def place(comparison: Comparison, sizes: bool = False) -> str:
     """`icd at small`, with the number of training records where there are several sizes."""
     data, budget, size = comparison
@@ -50,4 +55,5 @@ def ranking(analysis: Analysis) -> str:
         told = "by their ranks these cannot be told apart: " + "; ".join(" and ".join(group) for group in groups)
     else:
         told = "all differ by their ranks"
-    return f"Mean ranks over {ranks.blocks} comparisons: {listed}{friedman}; with a critical difference of {ranks.critical:.2f}, {told}."
+    blocks, critical = counted(ranks.blocks, "comparison"), f"with a critical difference of {ranks.critical:.2f}"
+    return f"Mean ranks over {blocks}: {listed}{friedman}; {critical}, {told}."

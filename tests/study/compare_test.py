@@ -61,6 +61,16 @@ def test_standings_are_means_over_seeds_and_items(planted):
     assert planted.metrics == {"icd": "exact_match"}
 
 
+def test_the_loss_may_be_compared_with_the_metric_beside_it():
+    stored = tables({"A": 0.6, "B": 0.4}, data=("icd",), budgets=("small",), items=30)
+    by_metric = analyse(stored).standings["icd", "small", 0, "A"]
+    stored.plan["study"]["measure"] = "loss"
+    found = analyse(stored)
+    standing = found.standings["icd", "small", 0, "A"]
+    assert standing.mean == pytest.approx(-0.4) and standing.metric == pytest.approx(by_metric.mean) and found.metrics == {"icd": "−loss"}
+    assert [pair.effect.mean for pair in found.pairs] == [0.0]
+
+
 def test_domains_are_the_beginnings_of_groups(planted):
     assert {domain for data, domain in planted.domains if data == "icd"} == {"a", "b", "c"}
     shares = [planted.domains["icd", domain]["small", 0, "A"] for domain in "abc"]

@@ -27,7 +27,7 @@ def test_the_answer_is_in_words(folder):
     assert "**LoRA is better than Houlsby**: icd at small (LoRA − Houlsby: +" in answer
     for pair in analyse(read(folder)).pairs:  # each pair once, with what was found of it
         assert answer.count(f"({pair.a} − {pair.b}: {100 * pair.effect.mean:+.1f} [") == 1
-    assert "Mean ranks over 1 comparisons" in answer
+    assert "Mean ranks over 1 comparison" in answer
 
 
 def test_every_picture_is_there_and_in_the_page(folder):

@@ -25,5 +25,5 @@ def test_no_difference_is_said_in_words(analysis):
 
 
 def test_ranks_in_a_sentence(analysis):
-    assert ranking(analysis).startswith("Mean ranks over 1 comparisons: A 1.00, B 2.00; with a critical difference of 1.96, no two methods")
+    assert ranking(analysis).startswith("Mean ranks over 1 comparison: A 1.00, B 2.00; with a critical difference of 1.96, no two methods")
     assert place(("icd", "small", 0), sizes=True) == "icd at small with all records"

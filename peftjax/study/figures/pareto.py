@@ -51,8 +51,12 @@ def pareto(
         title(one, name)
         one.set_xlabel(label, fontsize=8.5)
         one.set_ylabel(analysis.measure.label(analysis.metrics[name]), fontsize=8.5)
-        if log:
-            one.set_xscale("log")
+        there = [cost for cost, _ in points.values()]
+        if log and max(there) > 2 * min(there):
+            one.set_xscale("log", subs=())
+            one.set_xticks(sorted({float(f"{cost:.2g}") for cost in there}))
+            one.xaxis.set_major_formatter("{x:g}")
+            one.tick_params(axis="x", rotation=45)
         one.margins(x=0.12)
     handles["none better and cheaper"] = axes[0].plot([], [], color="#bbbbbb", linewidth=5)[0]
     legend(figure, handles)
