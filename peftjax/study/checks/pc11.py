@@ -27,7 +27,7 @@ from peftjax.peft.select import select
 from peftjax.study.checks.finding import FAILS, HOLDS, Claim, Finding, Plot, Table, within
 
 BITS = 4.127  # of NF4 with double quantisation, block 64
-SCHEMES = {"NF4": Scheme("nf4"), "NF4, block 256": Scheme("nf4", block=256), "int4 symmetric, block 64": Scheme("affine4", 64, True),
+SCHEMES = {"NF4": Scheme("nf4"), "NF4, block 32": Scheme("nf4", block=32), "int4 symmetric, block 64": Scheme("affine4", 64, True),
            "int4 affine, block 32": Scheme("affine4", 32)}
 
 
