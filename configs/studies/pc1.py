@@ -8,9 +8,10 @@ Papers: LoRA (2106.09685), "no additional inference latency" once merged; DoRA (
 Predicted: merged and unmerged logits within 1e-4, the same greedy texts, the base's logits exactly once detached, the base's fingerprint
 unchanged after a merge, methods that start as the base within 1e-4 of it. Control: bottlenecks refuse to merge.
 Measured on T128 for LoRA, DoRA, LoHa, IA3 and OFT, one piece each: merged logits within 1.8e-5 where the noise moves them by .08 to 4.6,
-greedy texts the same in all 320 cases, all starts exactly the base. On SmolLM2-135M for DoRA and IA3 alone: the noise moves logits by 10, merged and unmerged ones differ by 1.1e-2 and 1.4e-4, so the
-bound does not hold, while the outputs of each single DoRA kernel agree to 1.5e-6 of their size: it is rounding, which the layers after it
-enlarge. Greedy texts are the same in all 128 cases, detached logits and fingerprints exactly those of the base.
+greedy texts the same in all 320 cases, all starts exactly the base. On SmolLM2-135M for DoRA and IA3 alone: the noise moves logits by 10,
+merged and unmerged ones differ by 1.1e-2 and 1.4e-4, so the bound does not hold. The outputs of each single DoRA kernel agree to 1.5e-6 of
+their size on random inputs (by hand), so it may be rounding that later layers enlarge; that was not shown. Greedy texts are the same in all
+128 cases, detached logits and fingerprints exactly those of the base.
 """
 
 from ml_collections import ConfigDict

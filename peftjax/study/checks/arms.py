@@ -1,6 +1,8 @@
 """What the runs of a check say of two arms: losses by seed, paired differences over seeds and items, and their verdict.
 
     d[seed, item] = (nll of a - nll of b) / mean tokens of an item        whose mean is the difference of the losses, nats a token
+
+Items of one group (sentences of one template) are alike, so that groups, not items, are what intervals and tests count.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from peftjax.evals.statistics.crossed import Effect, effect
+from peftjax.evals.statistics.differences import by_group
 from peftjax.evals.statistics.equivalence import BETTER, WORSE, tost
 from peftjax.evals.statistics.holm import holm
 from peftjax.study.checks.finding import OPEN, TIE
@@ -52,7 +55,7 @@ def differences(rows: Sequence[Mapping[str, Any]], a: AtRate, b: AtRate) -> np.n
 
 def compare(rows: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[AtRate, AtRate]], region: float) -> list[Comparison]:
     """Each pair (a, b), corrected by Holm over all of them; `region` in nats a token is what counts as no difference."""
-    effects = [effect(differences(rows, a, b)) for a, b in pairs]
+    effects = [effect(by_group(differences(rows, a, b), of_arm(rows, *a)[0]["groups"])) for a, b in pairs]
     p_values, equivalent = holm([one.p() for one in effects]), holm([tost(one, region) for one in effects])
     return [Comparison(one, p, q, _word(one, p, q)) for one, p, q in zip(effects, p_values, equivalent, strict=True)]
 

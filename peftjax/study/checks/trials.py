@@ -135,7 +135,8 @@ def train(config: ConfigDict, trials: Sequence[Trial], folder: Path, say: Callab
 
 
 def row(trial: Trial, folder: Path) -> dict[str, Any]:
-    """What a run left: losses of its steps, of validation and test (nats a token), the test's per item, trained numbers, or its error."""
+    """What a run left: losses of its steps, of validation and test (nats a token), the test's items with their groups, how many numbers it
+    trained, or its error."""
     found: dict[str, Any] = {"arm": trial.arm, "rate": trial.rate, "seed": trial.seed, "error": None}
     failed = folder / "failed.json"
     if failed.exists():
@@ -146,11 +147,12 @@ def row(trial: Trial, folder: Path) -> dict[str, Any]:
     for file in sorted((folder / "evaluations").glob("*.json")):
         evaluation = json.loads(file.read_text())
         if evaluation["split"] == "test":
-            items = {item["id"]: (item["nll"], item["tokens"]) for item in evaluation["predictions"]}
+            items = {item["id"]: (item["nll"], item["tokens"], item.get("group", item["id"])) for item in evaluation["predictions"]}
     names = sorted(items)
     return found | {
         "losses": [line["loss"] for line in read_metrics(folder) if "grad_norm" in line],
         "validation": last["validation"]["validation_loss"], "test": last["test"]["test_loss"],
         "ids": names, "nll": [round(items[name][0], 6) for name in names], "tokens": [items[name][1] for name in names],
-        "forgetting": last["test"].get("forgetting"), "parameters": result["trainable"]["parameters"],
+        "groups": [items[name][2] for name in names], "forgetting": last["test"].get("forgetting"),
+        "parameters": result["trainable"]["parameters"],
     }

@@ -4,13 +4,14 @@ import numpy as np
 
 
 def row(arm: str, rate: float, seed: int, loss: float, validation: float | None = None, losses=None, spread: float = 0.0) -> dict:
-    """A run whose test loss is `loss`, over 40 items of ten tokens that differ by `spread` in a way that is the item's own."""
+    """A run whose test loss is `loss`, over 40 items of ten tokens, two of a group, that differ by `spread`, each in its own way."""
     rng = np.random.default_rng([seed, hash_of(arm)])
     items = loss + spread * (rng.standard_normal(40) - 0.0)
     return {
         "arm": arm, "rate": rate, "seed": seed, "error": None, "losses": list(losses if losses is not None else np.full(30, loss)),
         "validation": loss if validation is None else validation, "test": float(items.mean()), "ids": [f"item-{n}" for n in range(40)],
-        "nll": [float(10 * item) for item in items], "tokens": [10] * 40, "parameters": 1000 + hash_of(arm), "forgetting": None,
+        "nll": [float(10 * item) for item in items], "tokens": [10] * 40,
+        "groups": [f"group-{n // 2}" for n in range(40)], "parameters": 1000 + hash_of(arm), "forgetting": None,
     }
 
 

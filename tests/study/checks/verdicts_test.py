@@ -36,6 +36,11 @@ def test_a_pair_is_better_worse_a_tie_or_open(loss, spread, word):
     assert compare(rows, [(("a", 1.0), ("b", 1.0))], region=0.02)[0].word == word
 
 
+def test_groups_are_counted_and_not_items():
+    rows = [row(name, 1.0, seed, 1.0, spread=0.3) for name in "ab" for seed in SEEDS]
+    assert compare(rows, [(("a", 1.0), ("b", 1.0))], region=0.02)[0].effect.units == 20
+
+
 def test_variants_that_tie_and_one_that_does_not():
     at = {"LoRA": 1e-2, "rsLoRA": 3e-3, "DoRA": 1e-2}
     same = [row("rsLoRA", 1e-2, seed, 1.3) for seed in SEEDS]
