@@ -86,7 +86,7 @@ METHODS = {
     "context": (prompt_tuning(length=2, name="a"), prefix(length=2, name="b")),
     "composed": (
         lora(rank=2, name="a"), lora(rank=1, dora=True, targets=["q_proj", "up_proj"], name="b"),
-        ia3(targets=["v_proj", "up_proj"], name="c"), houlsby(size=2, name="d"),
+        ia3(targets=["v_proj", "up_proj"], feedforward=(), name="c"), houlsby(size=2, name="d"),
     ),
     "transforms": (
         ia3(name="a"), oft(block_size=8, targets="q_proj", name="b"), boft(targets="o_proj", name="c"),
