@@ -133,8 +133,8 @@ def _here(plan: Composition, present: set[str], path: str) -> Composition | None
     if isinstance(plan, str):
         return plan if plan in present else None
     children = [_here(child, present, path) for child in plan.children]
-    if not any(children):
-        return None
+    if not any(children):  # what a fusion's adapter has where it weighs nothing, a head, is its own
+        return plan.by if isinstance(plan, Fuse) and plan.by in present else None
     if isinstance(plan, Stack):
         children = [child for child in children if child is not None]
         return children[0] if len(children) == 1 else plan.over(*children)

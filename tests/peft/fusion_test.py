@@ -16,15 +16,15 @@ from peftjax.interop.exchange.adapter import extract, insert
 from peftjax.models.decoder import Decoder
 from peftjax.nn.kernels import dot
 from peftjax.nn.tree import flatten, get, unflatten_like
-from peftjax.peft.attach import activate, attach, detach
+from peftjax.peft.attach import activate, adapters, attach, detach
 from peftjax.peft.bottleneck import houlsby, pfeiffer
-from peftjax.peft.compose import compose
+from peftjax.peft.compose import compose, decompose
 from peftjax.peft.composition import Fuse
 from peftjax.peft.fusion import KernelFusion, fusion
 from peftjax.peft.lora import lora
 from peftjax.peft.merge import merge
 from peftjax.peft.partition import partition, size
-from peftjax.peft.parts import norm_only
+from peftjax.peft.parts import head_only, norm_only
 from peftjax.peft.penalty import penalty
 from peftjax.peft.prefix import prefix
 from peftjax.train.step import make_step, new_state
@@ -125,3 +125,10 @@ def test_what_cannot_be_weighed_is_refused():
     alone = attach(activate(params, ["b", "c"]), [fusion(of=("b", "c"))], KEY)
     with pytest.raises(TypeError, match=r"fusion 'fusion' weighs what other adapters do; compose\(params, Fuse"):
         layer(alone, "blocks/mlp_out/fusion")(jnp.zeros((1, 2, TINY.width)))
+
+
+def test_a_head_that_is_the_fusions_own_stays():
+    children = houlsby(size=2, name="a"), houlsby(size=2, name="b")
+    params = attach(base(), [*children, fusion(of=("a", "b"), name="mix"), head_only(name="mix")], KEY)
+    composed = compose(params, Fuse("a", "b", by="mix"))
+    assert get(composed, "head/kernel").name == "mix" and adapters(decompose(composed)) == ["a", "b", "mix"]
