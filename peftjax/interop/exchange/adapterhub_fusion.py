@@ -9,7 +9,7 @@
     params = insert(params, read_adapterhub("hub/fusion", base.config), "mix")               and the fusion after them
     params = compose(params, Fuse("en", "de", by="mix"))
 
-A head beside it acts under a name of its own alone, stacked on the fusion: Stack(Fuse("en", "de", by="mix"), "head").
+A head beside it is its own, and acts with it.
 
 The bias of the keys is the same for all adapters, so that the softmax does not see it: it is left out, and written as zeros. AdapterHub
 weighs outputs before their gate and norm_after, which ours come behind: the adapters have neither.
@@ -74,8 +74,6 @@ def read_fusion(folder: Path, base_config: Any, base_params: Any = None) -> Adap
     lineage = {"format": "AdapterHub", "version": document.get("version"), "name": document.get("name"), "head": head.form,
                "model_name": document.get("model_name")}  # fmt: skip
     notes = ("the bias of its keys is the same for all adapters, does nothing, and was left out", *head.notes)
-    if head.methods:
-        notes += ("its head acts under a name of its own alone, stacked on the fusion: Stack(Fuse(...), 'head')",)
     return Adapter((method, *head.methods), pieces | dict(head.pieces), dtype=next(iter(stored.dtypes), "float32"), lineage=lineage,
                    notes=notes)  # fmt: skip
 
