@@ -104,6 +104,7 @@ def test_forgetting_without_an_evaluation_before_is_against_the_base(finished, t
     assert result["evaluations"][-1]["forgetting"] == expected != 0.0
 
 
+@pytest.mark.slow  # a run of its own: ten seconds
 def test_a_trial_of_tuning_never_looks_at_the_test_set(finished, tiny, tmp_path):
     config = tiny_config(tiny)
     config.train.steps, config.eval.at_end = 2, ("validation",)

@@ -33,6 +33,7 @@ def config_for(text):
     return config
 
 
+@pytest.mark.slow  # a base that is trained: ten seconds
 def test_a_base_is_trained_written_and_found(text, tmp_path, monkeypatch):
     monkeypatch.setenv("PEFTJAX_CACHE", str(tmp_path / "cache"))
     config = config_for(text)

@@ -104,6 +104,7 @@ def test_a_population_that_is_done_is_left_alone(finished, configs, tiny):
     assert [(folder / "result.json").stat().st_mtime_ns for folder in finished[1][:4]] == stamps
 
 
+@pytest.mark.slow  # a population that is trained twice: twenty seconds
 def test_interrupted_it_goes_on_bit_for_bit(finished, configs, tmp_path, monkeypatch):
     chosen, folders = [configs[0], configs[1]], [tmp_path / "first", tmp_path / "second"]
     whole = [tmp_path / "whole0", tmp_path / "whole1"]
@@ -124,6 +125,7 @@ def test_interrupted_it_goes_on_bit_for_bit(finished, configs, tmp_path, monkeyp
         assert losses(once) == losses(again)
 
 
+@pytest.mark.slow  # a population and two runs: twenty seconds
 def test_a_member_goes_on_as_a_solo_run(tiny, tmp_path):
     """One that lost a comparison, and whose rank was not the highest: what it stored is what it would have stored alone."""
     pair = [config_of(tiny, lora(rank=2, dropout=0.2, alpha=3.0), learning_rate=1e-9), config_of(tiny, lora(rank=5))]
