@@ -8,7 +8,6 @@ place to the next that waits. Each folder is what `peftjax.train.loop.run` leave
 
 import collections
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import jax
 from peftjax.interop.base import Base, load_base
 from peftjax.peft.partition import combine, size
 from peftjax.train.config import check, differences
+from peftjax.train.ending import Outcome
 from peftjax.train.logs import read_metrics
 from peftjax.train.loop import notice
 from peftjax.train.population.halving import Halving
@@ -34,15 +34,6 @@ from peftjax.train.progress import Progress
 from peftjax.train.report import write_report
 from peftjax.train.startup import precision, use_compilation_cache
 from peftjax.train.workdir import WorkDir, default_workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a member's part in a population ended: its folder, "done" | "failed" | "stopped", and the error of a failed one."""
-
-    folder: Path
-    status: str
-    error: str | None = None
 
 
 def run_population(
