@@ -134,6 +134,11 @@ def test_a_process_that_dies_ends_the_other_and_one_process_goes_on_with_what_tw
     equal_runs(run, alone)
 
 
+def said(text):
+    """Lines of this library; Gloo says itself who is connected."""
+    return [line for line in text.splitlines() if line and not line.startswith("[Gloo]")]
+
+
 @pytest.mark.slow  # starts the script four times: a minute
 def test_two_processes_go_on_with_what_one_began_and_only_the_first_writes(start, alone, tmp_path):
     run = tmp_path / "run"
@@ -142,10 +147,10 @@ def test_two_processes_go_on_with_what_one_began_and_only_the_first_writes(start
     single[0].communicate()
     begun = max(Checkpoints(run / "checkpoints", {}).all_steps())
     (first, _), (second, _) = ended(start(run, 2))
-    assert f"resumed at step {begun}" in first and "report:" in first and second == ""
+    assert f"resumed at step {begun}" in first and "report:" in first and said(second) == []
     equal_runs(run, alone)
     (again, _), (silent, _) = ended(start(run, 2))
-    assert "is done" in again and silent == ""
+    assert "is done" in again and said(silent) == []
 
 
 @pytest.mark.slow  # starts the script once
