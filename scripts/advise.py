@@ -3,6 +3,7 @@
     python scripts/advise.py                                                  asks
     python scripts/advise.py --need domains=50 --need merging=forbidden --need mixed=yes --need batch=8
     python scripts/advise.py --needs needs.json --studies runs/study-a,runs/study-b --to runs/advice
+    python scripts/advise.py --need ... --sittings=2                          times all once more; the rounds count together
     python scripts/advise.py --rules                                          the rules, with their sources
 
 Needs are the fields of peftjax.study.advice.needs.Needs; with --need or --needs what is not said has its default.
@@ -20,6 +21,7 @@ NEEDS = flags.DEFINE_string("needs", None, "JSON file of answers.")
 STUDIES = flags.DEFINE_list("studies", [], "Folders of studies (scripts/study.py) that quality is taken from.")
 TO = flags.DEFINE_string("to", "runs/advice", "Folder for advice.md, advice.png, advice.json and latency.md.")
 BUDGET = flags.DEFINE_float("budget_s", 10.0, "Seconds that each of three cases is timed, all candidates together.", lower_bound=0.1)
+SITTINGS = flags.DEFINE_integer("sittings", 1, "How many times, so far, all cases are timed: 2 adds one to what was kept.", lower_bound=1)
 RULES = flags.DEFINE_bool("rules", False, "Print the rules and end.")
 
 
@@ -37,7 +39,7 @@ def main(_):
     given |= dict(text.split("=", 1) for text in NEED.value)
     asked = needs.needs_from_data(given) if given else ask.ask({})
     use_compilation_cache()
-    advice = ask.advise(asked, studies.of_studies(STUDIES.value), budget_s=BUDGET.value)
+    advice = ask.advise(asked, studies.of_studies(STUDIES.value), budget_s=BUDGET.value, sittings=SITTINGS.value)
     print(report.as_text(advice))
     print(f"\n{ask.write(advice, Path(TO.value))}")
 

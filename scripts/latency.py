@@ -2,7 +2,7 @@
 
 The same command goes on where it was interrupted, and finds what it measured.
 
-    python scripts/latency.py --config configs/studies/pc2.py [--config.rounds=50] [--config.base.uri=/models/mine] [--to runs/latency]
+    python scripts/latency.py --config configs/studies/pc2.py [--config.sittings=3] [--config.base.uri=/models/mine] [--to runs/latency]
 """
 
 import json
@@ -30,7 +30,7 @@ def main(_):
     name = config_flags.get_config_filename(flags.FLAGS["config"])
     stem, _, variant = Path(name).name.partition(":")
     folder = Path(TO.value or f"runs/latency-{Path(stem).stem}{'-' if variant else ''}{variant}")
-    how = {"rounds": config.rounds, "budget_s": config.budget_s, "unroll": config.unroll}
+    how = {"rounds": config.rounds, "budget_s": config.budget_s, "unroll": config.unroll, "sittings": config.sittings}
     found, _ = measured(base_of(config), arms, cases, folder / "cases", **how)
     for file, text in {"latency.json": json.dumps(as_data(found), indent=1), "latency.md": as_table(found)}.items():
         with replacing(folder / file) as partial:

@@ -32,7 +32,7 @@ class Row:
         seconds: of a prompt, a token of each row, or a step.
         over: how many times as long as `against`; None of `against` itself.
         against: the arm that it is compared with.
-        rounds: that were timed.
+        times: of each round in seconds; those of all arms of a case are of the same rounds.
         temporary_bytes, argument_bytes, compile_s: of the program, see `peftjax.study.programs.Program`.
     """
 
@@ -41,7 +41,7 @@ class Row:
     seconds: Spread
     over: Ratio | None
     against: str
-    rounds: int
+    times: tuple[float, ...]
     temporary_bytes: int
     argument_bytes: int
     compile_s: float
@@ -143,7 +143,7 @@ def _timed(programs: dict[str, Program], case: Case, reference: str, rounds: int
     return [
         Row(
             name, case, spread(seconds[name]), None if name == reference else over(seconds[name], seconds[reference]), reference,
-            len(seconds[name]), program.temporary_bytes, program.argument_bytes, program.compile_s,
+            tuple(seconds[name]), program.temporary_bytes, program.argument_bytes, program.compile_s,
         )
         for name, program in programs.items()
     ]

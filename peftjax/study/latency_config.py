@@ -32,11 +32,13 @@ def default_config() -> ConfigDict:
         # As in a run's config; a `shape` (fields of a decoder's architecture) takes the place of `uri`.
         "base": {"uri": SMOLLM2, "dtype": "auto", "quantise": placeholder(object), "shape": {}},
         "arms": [],  # as_data(Arm(...), ...)
+        "only": (),  # names of those that are timed; none: all
         "forward": ("1x1", "1x32", "1x128", "8x128"),  # BATCHxLENGTH
         "decode": (1, 8),  # rows
         "train": (),  # BATCHxLENGTH
         "unroll": True,
-        "rounds": 30, "budget_s": 60.0,  # of each case
+        "rounds": 30, "budget_s": 60.0,  # of each case in a sitting
+        "sittings": 1,  # more of them, at other times, tell a busy minute from what an arm costs
     })
 
 
@@ -46,8 +48,13 @@ def as_data(*arms: Arm) -> list[dict[str, Any]]:
 
 
 def arms_of(config: Any) -> list[Arm]:
-    """The arms. Errors as of `arm_from_data` and `names`."""
+    """The arms that are timed. Errors as of `arm_from_data` and `names`; a ValueError too for one in `only` that there is not."""
     arms = [arm_from_data(arm.to_dict() if isinstance(arm, ConfigDict) else arm) for arm in config.arms]
+    there = names(arms)
+    for name in config.only:
+        if name not in there:
+            raise ValueError(f"config.only names {name!r}{did_you_mean(name, there)}; arms are {', '.join(there)}")
+    arms = [arm for arm in arms if not config.only or arm.name in config.only]
     names(arms)
     return arms
 

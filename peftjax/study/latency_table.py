@@ -47,7 +47,7 @@ def from_data(data: dict[str, Any]) -> Latency:
     """What `as_data` gave."""
     rows = [
         Row(**{
-            **row, "case": Case(**row["case"]), "seconds": Spread(**row["seconds"]),
+            **row, "case": Case(**row["case"]), "seconds": Spread(**row["seconds"]), "times": tuple(row["times"]),
             "over": None if row["over"] is None else Ratio(**row["over"]),
         })
         for row in data["rows"]

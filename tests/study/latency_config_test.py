@@ -39,6 +39,12 @@ def test_cases_are_read_from_text():
 
 
 def test_mistakes_are_named():
+    config = pc2()
+    config.only = ("base", "Houlsby 46")
+    with pytest.raises(ValueError, match="did you mean 'Houlsby 64'"):
+        arms_of(config)
+    config.only = ("base", "Houlsby 64")
+    assert [arm.name for arm in arms_of(config)] == ["base", "Houlsby 64"]
     with pytest.raises(ValueError, match="no variant 't64'; there are t128"):
         pc2("t64")
     config = default_config()

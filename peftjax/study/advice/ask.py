@@ -62,7 +62,7 @@ def require_room(needs: Needs, base: Base) -> None:
 
 def advise(
     needs: Needs, evidence: Sequence[Evidence] = (), base: Base | None = None, methods: Mapping[str, tuple[Any, ...]] = METHODS,
-    rounds: int = ROUNDS, budget_s: float = BUDGET_S, say: Callable[[str], None] = print,
+    rounds: int = ROUNDS, budget_s: float = BUDGET_S, sittings: int = 1, say: Callable[[str], None] = print,
 ) -> Advice:
     """The advice. Only what the rules leave is measured.
 
@@ -70,7 +70,7 @@ def advise(
         evidence: from `peftjax.study.advice.studies.of_studies`.
         base: loaded; else `needs.base` is.
         methods: name -> methods, to choose from.
-        rounds, budget_s: of each case that is timed.
+        rounds, budget_s, sittings: of each case that is timed, see `peftjax.study.latency_kept.measured`.
 
     Raises:
         TypeError: the base is an encoder.
@@ -86,7 +86,7 @@ def advise(
     remaining, left_out = by_rules(known, needs)
     if not remaining:
         raise ValueError("no candidate meets these demands: " + "; ".join(_nothing(needs, known, left_out)))
-    return decide(needs, known, costs(base, remaining, needs, rounds, budget_s, say), near)
+    return decide(needs, known, costs(base, remaining, needs, rounds, budget_s, sittings, say), near)
 
 
 def write(advice: Advice, folder: Path) -> Path:

@@ -7,6 +7,7 @@ Sizes are matched where they can be: LoRA of rank 16 on all linear layers and Ho
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,5 +93,5 @@ def _everywhere(methods: tuple[Any, ...]) -> bool:
 
 
 def _first(error: Exception) -> str:
-    """The first sentence of an error."""
-    return str(error).split(". ")[0]
+    """What an error says first, without what could be done instead and the path in front: that is the same for all paths and methods."""
+    return re.sub(r"^[\w/]+(, [\w/]+)*: ", "", str(error).split(". ")[0].split("; merge(")[0])

@@ -70,7 +70,7 @@ def serving_bytes(candidate: Candidate, base_bytes: int, domains: int) -> int:
 
 
 def costs(
-    base: Base, remaining: Sequence[Candidate], needs: Needs, rounds: int = ROUNDS, budget_s: float = BUDGET_S,
+    base: Base, remaining: Sequence[Candidate], needs: Needs, rounds: int = ROUNDS, budget_s: float = BUDGET_S, sittings: int = 1,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> Costs:
     """Measures candidates, or reads what was measured of the same before. All of them at once, so that they are of the same minutes."""
@@ -78,7 +78,7 @@ def costs(
     step = Case("train", needs.train_batch, needs.train_length)
     arms = [Arm("base"), *(candidate.arm(needs.domains) for candidate in remaining)]
     trained = {candidate.method: Arm(candidate.method, candidate.methods) for candidate in remaining}
-    how = {"rounds": rounds, "budget_s": budget_s, "unroll": False, "say": say}
+    how = {"rounds": rounds, "budget_s": budget_s, "unroll": False, "sittings": sittings, "say": say}
     serving, kept = measured(base, arms, [prompt, token], cache_dir("latency"), **how)
     training, trained_before = measured(base, [Arm("base"), *trained.values()], [step], cache_dir("latency"), **how)
     base_bytes, found = size(base.params)[1], {}

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from peftjax.study.advice.basis import basis, unsaid
 from peftjax.study.advice.candidates import Candidate
 from peftjax.study.advice.conditions import all_hold
 from peftjax.study.advice.costs import Cost, Costs
@@ -99,12 +100,13 @@ def decide(
     verdicts = [verdict(one, RECOMMENDED) for one in best] if len(best) == 1 else [
         verdict(one, CHOICE, f"not to be told apart from {', '.join(other.name for other in best if other is not one)}") for one in best
     ]
-    verdicts += [verdict(one, FRONT, _why_behind(one, best[0], preferred, quality)) for rank in behind for one in rank]
+    verdicts += [verdict(one, FRONT, _why_behind(one, best[0], preferred, costs, quality)) for rank in behind for one in rank]
     verdicts += [verdict(one, DOMINATED, _by_the_best(beaten[one.name], front)) for one in within if one not in front]
     verdicts += [verdict(one, OUT, *bounds[one.name].above) for one in remaining if one not in within]
     verdicts += [verdict(one, OUT, *left_out[one.name]) for one in candidates if one.name in left_out]
     notes = tuple((rule, rule.why) for rule in active if isinstance(rule.effect, Note))
-    return Advice(needs, tuple(verdicts), _basis(needs, near, within, quality, costs), notes, tuple(near), costs)
+    rests_on = (*basis(needs, near, within, quality, costs), *unsaid(needs, front, preferred, active))
+    return Advice(needs, tuple(verdicts), rests_on, notes, tuple(near), costs)
 
 
 def relaxed(needs: Needs, candidates: Sequence[Candidate], rules: Sequence[Rule] = RULES) -> dict[str, int]:
@@ -207,7 +209,7 @@ def _bounds(cost: Cost, needs: Needs, active: Sequence[Rule]) -> Bounds:
 def shown(cost: str, value: float) -> str:
     """A cost in its unit: megabytes, milliseconds, or times the base's."""
     if cost.endswith("_bytes"):
-        return f"{value / 1e6:.4g} MB"
+        return f"{value / 1e6:,.{0 if value >= 1e9 else 1}f} MB"
     return f"{1e3 * value:.3g} ms" if cost.endswith("_s") else f"{value:.3f} times the base's"
 
 
@@ -236,7 +238,7 @@ def _cheaper(a: Candidate, b: Candidate, costs: Costs, quality) -> bool:
     return BETTER in said and WORSE not in said
 
 
-def _why_behind(one: Candidate, best: Candidate, preferred: Mapping[str, tuple[str, ...]], quality) -> str:
+def _why_behind(one: Candidate, best: Candidate, preferred: Mapping[str, tuple[str, ...]], costs: Costs, quality) -> str:
     how = quality_of(one.name, best.name, quality, one.method == best.method)
     if how == WORSE:
         return f"its quality is below that of {best.name}"
@@ -244,32 +246,8 @@ def _why_behind(one: Candidate, best: Candidate, preferred: Mapping[str, tuple[s
         return f"behind {best.name}, of which studies know the quality; of this one they do not"
     fewer = [rule for rule in preferred[best.name] if rule not in preferred[one.name]]
     said = "quality is not known of both" if how == UNKNOWN else "their quality is tied"
-    return f"behind {best.name}: {said}, and " + (f"preferences for it do not hold here ({', '.join(fewer)})" if fewer else "it costs more")
-
-
-def _basis(needs: Needs, near: Sequence[Near], within: Sequence[Candidate], quality, costs: Costs | None) -> tuple[str, ...]:
-    """What the answer rests on."""
-    said = []
-    if not near:
-        data = f"data like {needs.data}" if needs.data else "such data"
-        said.append(f"No evidence of quality: no stored study compares these methods on {data}. What follows rests on costs and on what "
-                    "others published with other bases and data; whether one method learns your task better is not known.")
-    for one in near:
-        data, budget, records = one.comparison
-        caveats = f"; {', '.join(one.caveats)}" if one.caveats else ""
-        first = next(iter(one.of.values()))
-        said.append(f"Quality: {data} at {budget}, {records or 'all'} training records, {first.metric}, {first.seeds} seeds, from "
-                    f"{first.study}{caveats}.")
-    bare = sorted({one.method for one in within if near and not quality[one.name]})
-    if bare:
-        said.append(f"No evidence of the quality of {', '.join(bare)}.")
-    if costs is not None:
-        busy = max(costs.serving.load)
-        said.append(f"Costs: measured on {costs.serving.machine['processor']}, {costs.serving.machine['cores']} cores"
-                    + (", before now" if costs.kept else "") + f", load {busy:.1f}.")
-        noisy = [f"{row.arm} ({row.case})" for row in costs.serving.rows + costs.training.rows if row.over and not row.over.kept]
-        if noisy:
-            said.append(f"Too noisy to tell, intervals wider than 10 %: {', '.join(noisy)}. Ask again on a quiet machine.")
-    if not within:
-        said.append("Nothing remains: see why each candidate was left out.")
-    return tuple(said)
+    if not fewer:
+        return f"behind {best.name}: {said}, and it costs more"
+    cheaper = [what for what, which in compared(one, best, costs, quality).items() if which == BETTER and what != "quality"]
+    though = f"; it costs less in {', '.join(cheaper)}" if cheaper else ""
+    return f"behind {best.name}: {said}, and what speaks for that one does not for this one ({', '.join(fewer)}){though}"

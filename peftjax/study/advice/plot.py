@@ -11,6 +11,7 @@ from peftjax.study.advice.decide import CHOICE, DOMINATED, FRONT, OUT, RECOMMEND
 from peftjax.train.curves import BLUE, MARKERS, RED
 
 LOOKS = {RECOMMENDED: (RED, RED), CHOICE: (RED, RED), FRONT: (BLUE, "white"), DOMINATED: ("#999999", "white"), OUT: ("#999999", "white")}
+PLACES = ((8, 6), (-8, 6), (8, -13), (-8, -13))  # of a point's number, in points: neighbours in the list often lie at one place
 
 
 def write_plot(advice: Advice, path: Path) -> Path | None:
@@ -70,4 +71,5 @@ def _point(axes, number: int, one: Verdict, y: float, y_error) -> None:
         [100 * (token.value - 1)], [y], y_error, x_error, marker=MARKERS[number % len(MARKERS)], color=colour, markerfacecolor=face,
         markersize=7, linestyle="none", elinewidth=1, capsize=3, label=f"{number + 1}  {one.candidate.name} ({one.state})",
     )
-    axes.annotate(str(number + 1), (100 * (token.value - 1), y), textcoords="offset points", xytext=(6, 6), fontsize=9)
+    beside = PLACES[number % len(PLACES)]
+    axes.annotate(str(number + 1), (100 * (token.value - 1), y), textcoords="offset points", xytext=beside, ha="center", fontsize=9)

@@ -1,9 +1,11 @@
 """Advice told: as text for a terminal, as Markdown with tables, and as plain data."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from peftjax.study.advice.candidates import FORMS
 from peftjax.study.advice.conditions import all_hold, in_words
 from peftjax.study.advice.costs import Cost
 from peftjax.study.advice.decide import CHOICE, DOMINATED, FRONT, OUT, RECOMMENDED, Advice, Verdict
@@ -18,7 +20,8 @@ def answer(advice: Advice) -> str:
     """One sentence."""
     first, tied = advice.of(RECOMMENDED), advice.of(CHOICE)
     if first:
-        return f"Take {first[0].candidate.name}."
+        blind = "" if advice.near or not advice.of(FRONT) else ": by its costs and by what others published, for no study here compares it"
+        return f"Take {first[0].candidate.name}{blind}."
     if tied:
         return f"A tie: {', '.join(one.candidate.name for one in tied)} cannot be told apart by what is known here; take any of them."
     return "Nothing fits these demands."
@@ -27,16 +30,29 @@ def answer(advice: Advice) -> str:
 def as_text(advice: Advice) -> str:
     """For a terminal."""
     lines = [answer(advice), "", *advice.basis]
-    for title, state in (("Recommended", RECOMMENDED), ("Tied", CHOICE), ("Behind", FRONT), ("Dominated", DOMINATED), ("Left out", OUT)):
+    for title, state in (("Recommended", RECOMMENDED), ("Tied", CHOICE), ("Behind", FRONT), ("Dominated", DOMINATED)):
         for number, one in enumerate(advice.of(state)):
             lines += ["", title] if number == 0 else []
             lines.append(f"  {one.candidate.name}{_numbers(one)}")
             lines += [f"      {reason}" for reason in one.reasons]
             lines += [f"      preferred: {', '.join(one.preferred)}"] if one.preferred else []
+    lines += ["", "Left out", *(f"  {names}: {why}" for names, why in left_out(advice))] if advice.of(OUT) else []
     for number, (rule, why) in enumerate(advice.notes):
         lines += ["", "Notes"] if number == 0 else []
         lines.append(f"  {rule.name}: {why} ({rule.source})")
     return "\n".join(lines)
+
+
+def left_out(advice: Advice) -> list[tuple[str, str]]:
+    """(candidates, why they are left out): those of one form and one reason together, "all" where they are all of their form."""
+    forms, found = Counter(one.candidate.form for one in advice.verdicts), {}
+    for one in advice.of(OUT):
+        for reason in one.reasons:
+            found.setdefault((one.candidate.form, reason), []).append(one.candidate.method)
+    return [
+        (f"{FORMS[form]}, {'all' if len(methods) == forms[form] else '; '.join(methods)}", reason)
+        for (form, reason), methods in found.items()
+    ]
 
 
 def as_markdown(advice: Advice, picture: str | None = None) -> str:
@@ -53,8 +69,10 @@ def as_markdown(advice: Advice, picture: str | None = None) -> str:
         parts.append(f"![Costs of the candidates]({picture})")
     parts.append("## Why\n\n" + _table(["candidate", "", "because"], [
         [one.candidate.name, one.state, "; ".join([*one.reasons, *(f"preferred: {name}" for name in one.preferred)]) or "its costs"]
-        for one in advice.verdicts
+        for one in advice.verdicts if one.state != OUT
     ]))
+    if advice.of(OUT):
+        parts.append("## Left out\n\n" + _table(["candidates", "because"], left_out(advice)))
     parts.append("## Rules that held\n\n" + rules_table(rule for rule in RULES if all_hold(rule.when, advice.needs)))
     parts.append("## What was asked\n\n" + _table(["question", "answer"], [
         [field.metadata["ask"], _answer(getattr(advice.needs, field.name))] for field in dataclasses.fields(advice.needs)

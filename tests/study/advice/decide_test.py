@@ -8,7 +8,7 @@ import told_advice as told
 from peftjax.study.advice.decide import CHOICE, DOMINATED, FRONT, OUT, RECOMMENDED, by_rules, decide, relaxed
 from peftjax.study.advice.evidence import nearest
 from peftjax.study.advice.needs import Needs
-from peftjax.study.advice.report import answer, as_data, as_markdown, as_text
+from peftjax.study.advice.report import answer, as_data, as_markdown, as_text, left_out
 from peftjax.study.timing import Ratio
 
 
@@ -80,9 +80,27 @@ def test_without_evidence_nothing_is_ruled_out_on_quality_and_it_is_said():
     found = advice(Needs(merging="forbidden", rows=5000))
     assert "No evidence of quality: no stored study" in found.basis[0]
     assert DOMINATED not in states(found).values()  # the cheapest method may well learn least
-    assert answer(found) == "Take Houlsby, beside the base." and "many records" in found.of(RECOMMENDED)[0].preferred
+    assert answer(found).startswith("Take Houlsby, beside the base: by its costs and by what others published")
+    assert "many records" in found.of(RECOMMENDED)[0].preferred
     few = advice(Needs(merging="forbidden", rows=100))
-    assert answer(few) == "Take IA3, beside the base."
+    assert answer(few).startswith("Take IA3, beside the base: by its costs")
+
+
+def test_a_preference_that_rests_on_a_default_says_so_and_what_is_cheaper_is_named():
+    needs = Needs(merging="forbidden")
+    found = advice(needs)
+    assert any("'many records' prefers some of these since rows = 1000, which is the default" in line for line in found.basis)
+    assert "(many records); it costs less in time of a token, time of a prompt" in why(found, "Pfeiffer, beside the base")
+    assert not any("the default" in line for line in advice(Needs(merging="forbidden", rows=5000)).basis)
+
+
+def test_what_is_left_out_for_one_reason_is_told_once():
+    found = advice(Needs(domains=3, merging="forbidden", mixed=True, batch=2))
+    told_once = dict(left_out(found))
+    assert told_once["merged, all"].startswith(("merging is forbidden", "a batch holds"))
+    text = as_text(found)
+    assert text.count("merging is forbidden") == 1 and "several in a batch, IA3: IA3 cannot be bank" in text
+    assert "beside the base, all: a batch holds requests of several domains" in as_text(found)
 
 
 def test_evidence_says_where_it_is_not_of_what_was_asked():
@@ -100,7 +118,7 @@ def test_a_bound_within_the_interval_is_a_doubt_and_no_reason():
 
 def test_memory_for_fifty_merged_copies_is_too_much():
     found = advice(Needs(domains=50, serving_mb=2000))
-    assert states(found)["LoRA, merged"] == OUT and "2.5e+04 MB where at most 2000 MB" in why(found, "LoRA, merged")
+    assert states(found)["LoRA, merged"] == OUT and "25,000 MB where at most 2,000 MB" in why(found, "LoRA, merged")
     assert states(found)["LoRA, beside the base"] != OUT
 
 
