@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftjax.data.records import Record, read_jsonl
-from peftjax.data.sets import general, ha_intents, i18n, icd_chapter, prose, qa, rhobank, safety, shell
+from peftjax.data.sets import general, ha_intents, i18n, icd_chapter, prose, python_source, qa, rhobank, safety, shell
 
 DATASETS: dict[str, Callable[..., list[Record]]] = {
     "general": general.build,
@@ -16,6 +16,7 @@ DATASETS: dict[str, Callable[..., list[Record]]] = {
     "i18n": i18n.build,
     "icd_chapter": icd_chapter.build,
     "prose": prose.build,
+    "python_source": python_source.build,
     "qa": qa.build,
     "rhobank": rhobank.build,
     "safety": safety.build,

@@ -5,10 +5,12 @@
 Items of one group (sentences of one template) are alike, so that groups, not items, are what intervals and tests count.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from peftjax.evals.statistics.crossed import Effect, effect
 from peftjax.evals.statistics.differences import by_group
@@ -60,6 +62,14 @@ def compare(rows: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[AtRate, AtR
     return [Comparison(one, p, q, _word(one, p, q)) for one, p, q in zip(effects, p_values, equivalent, strict=True)]
 
 
+def over_seeds(values: np.ndarray) -> tuple[float, float]:
+    """95 % of Student's t over seeds [S]; infinite with one."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def _word(one: Effect, p: float, p_equivalent: float, level: float = 0.05) -> str:
     """BETTER is a lower loss here."""
     if p_equivalent <= level:
@@ -67,5 +77,3 @@ def _word(one: Effect, p: float, p_equivalent: float, level: float = 0.05) -> st
     if p <= level:
         return BETTER if one.mean < 0 else WORSE
     return OPEN
-
-

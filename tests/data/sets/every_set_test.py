@@ -11,7 +11,7 @@ import pytest
 import peftjax
 from peftjax.cache import cache_dir
 from peftjax.data.records import content_hash
-from peftjax.data.sets import general, ha_intents, i18n, icd_chapter, qa, rhobank, safety, shell
+from peftjax.data.sets import general, ha_intents, i18n, icd_chapter, python_source, qa, rhobank, safety, shell
 from peftjax.data.splits import refuse_overlap, split_records
 
 BUILDERS = {
@@ -19,12 +19,14 @@ BUILDERS = {
     "ha_intents": lambda: ha_intents.build(),
     "i18n": lambda: i18n.build(),
     "icd_chapter": lambda: icd_chapter.build(cap=50),
+    "python_source": lambda: python_source.build(),
     "qa": lambda: qa.build(),
     "rhobank": lambda: rhobank.build(),
     "safety": lambda: safety.build(),
     "shell": lambda: shell.build(),
 }
-# The content of the default sets; `general` follows the version of Python. Changing a builder's records changes its VERSION and this.
+# The content of the default sets; `general` and `python_source` follow the version of Python.
+# Changing a builder's records changes its VERSION and this.
 CONTENT = {
     "ha_intents": "48fbccfca4308af05cceb27fc54231cbb0a2dc212779d323b37021fa865e1685",
     "i18n": "a5d85b426f49104419748b8fb4f56fdcd117776bc2ddc34232965f60c5687b8e",

@@ -30,11 +30,23 @@ def test_the_optimum_of_a_parabola_is_found_between_the_rates():
 
 def test_the_predicted_exponents_hold():
     finding = pc3.judge({"tune": {"rows": runs({"alpha/r": 0.0, "alpha/sqrt(r)": -0.5, "constant": -1.0}, ratio=10), "edge": []}})
-    assert words(finding) == [HOLDS] * 5 and finding.claims[0].measured.startswith("10.00 times")
+    assert words(finding) == [HOLDS] * 6 and finding.claims[0].measured.startswith("10.00 times")
     assert "-0.50" in finding.claims[2].measured and "every optimum is inside" in finding.setting
 
 
 def test_other_exponents_and_ratios_are_told():
     rows = runs({"alpha/r": 0.0, "alpha/sqrt(r)": 0.4, "constant": -1.0}, ratio=1.0)
     rows = [failed(one["arm"], one["rate"], one["seed"]) if one["rate"] > 1 else one for one in rows]
-    assert words(pc3.judge({"tune": {"rows": rows, "edge": []}})) == [FAILS, HOLDS, FAILS, HOLDS, FAILS]
+    assert words(pc3.judge({"tune": {"rows": rows, "edge": []}})) == [FAILS, HOLDS, FAILS, HOLDS, FAILS, HOLDS]
+
+
+def test_early_losses_of_two_ranks_are_compared_at_a_rate_that_both_have():
+    rows = runs({"alpha/r": 0.0, "alpha/sqrt(r)": -0.5, "constant": -1.0}, ratio=10)
+    name = pc3.arm_name("alpha/r", 64)
+    for one in rows:
+        one["losses"] = [3.3 if one["arm"] == name else 3.0] * 30
+    rate, apart = pc3.early(rows)
+    assert rate == pytest.approx(0.1) and apart == pytest.approx([0.1, 0.1])
+    rows = [failed(one["arm"], one["rate"], one["seed"]) if one["arm"] == name and one["rate"] > 0.05 else one for one in rows]
+    assert pc3.early(rows)[0] == pytest.approx(10**-1.5)
+    assert words(pc3.judge({"tune": {"rows": rows, "edge": []}}))[-1] == FAILS

@@ -77,3 +77,4 @@ def test_a_quantised_base():
     losses = {"dense base": 1.0, "NF4 base": 1.001, "int4 base": 1.1}
     assert words(pc11p.judge(measured(losses, at, spread=0.005))) == [TIE, FAILS, HOLDS]
     assert words(pc11p.judge(measured({"dense base": 1.0, "NF4 base": 1.1, "int4 base": 1.0}, at, spread=0.005))) == [FAILS, TIE, FAILS]
+    assert words(pc11p.judge(measured(dict.fromkeys(at, 1.0), at, spread=0.5))) == [OPEN] * 3
