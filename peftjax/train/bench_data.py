@@ -172,9 +172,15 @@ def compare(
 
 
 def _timed(turns: Turns, paces: list[tuple[Worker, Pace]], count: int, rows_per_step: int) -> list[Pace]:
-    steps = dict.fromkeys(range(len(paces)), 0)
+    """The forms in one order and then in the other. A step after the other side's is not counted: memory that went back to the system
+    while a side waited is asked for anew, which a run does not do."""
+    steps, last = dict.fromkeys(range(len(paces)), 0), None
     for turn in range(1, count + 1):
-        for number, (worker, pace) in enumerate(paces):
+        for number in sorted(steps, reverse=turn % 2 == 0):
+            worker, pace = paces[number]
+            if worker is not last:
+                turns.ask(worker, "step", form=pace.form, number=steps[number])
+                last = worker
             while pace.rows < turn * rows_per_step:
                 done = turns.ask(worker, "step", form=pace.form, number=steps[number])
                 steps[number] += 1

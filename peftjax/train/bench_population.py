@@ -110,11 +110,11 @@ def compare(name: str, base: Base, count: int, batch: int, length: int, turns: i
     begun, solo, _ = begin_compiled(base, lora(rank=16), batch, length)
     made, base = members(base, count, batch, length)
     program = population(made, width)
-    compiled = program.lowered().compile()
+    [compiled] = [lowered.compile() for lowered in program.lowered()]
     step = stepping(program, made)
     first = step()
     pairs = [(sum(solo() for _ in range(count)), step()) for _ in range(turns)]
-    state = sum(leaf.nbytes for stack in program.stacks for leaf in stack.state.values())
+    state = sum(leaf.nbytes for stack in program.stacks for chunk in stack.state for leaf in chunk.values())
     return Row(
         name, count, batch, length, statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), size(base.params)[1],
         state, begun.temporary_bytes, compiled.memory_analysis().temp_size_in_bytes, begun.first_step_s, first, program.stacks[0].width,

@@ -1,4 +1,4 @@
-"""Members' batches on each other: [C, W, B, ...], made of one form where their data sets differ."""
+"""Members' batches on each other: [W, B, ...], made of one form where their data sets differ."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,15 +24,15 @@ def padding(batches: Sequence[Batch]) -> Batch:
     }))
 
 
-def stacked(batches: Mapping[int, Batch], like: Batch, shape: tuple[int, int]) -> Batch:
-    """Batches [B, ...] by place, in the form of `like` and in arrays of C x W places, `shape`; free ones hold padding."""
+def stacked(batches: Mapping[int, Batch], like: Batch, width: int) -> Batch:
+    """Batches [B, ...] by place, in the form of `like` and in arrays of `width` places; free ones hold padding."""
     given = {place: _alike(batch, like) for place, batch in batches.items()}
 
     def stack(padding: np.ndarray, *parts: np.ndarray) -> np.ndarray:
-        out = np.zeros((shape[0] * shape[1], *padding.shape), padding.dtype)
+        out = np.zeros((width, *padding.shape), padding.dtype)
         for place, part in zip(given, parts, strict=True):
             out[place] = part
-        return out.reshape(*shape, *padding.shape)
+        return out
 
     return jax.tree.map(stack, like, *given.values())
 

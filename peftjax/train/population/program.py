@@ -1,16 +1,15 @@
 """One compiled step of all members, whatever their forms.
 
-Members of one form lie on a stack; the stacks of several forms are stepped in the same program. What stands in which place is data, and so
-is how many chunks of a stack hold members: members come, go and end without another compilation.
+Members of one form lie on a stack. The stacks of several forms are stepped in the same program, if each is mapped over whole; one that is
+stepped chunk by chunk, as a CPU does with a large base, has a program of its own, called for each chunk: a loop within the program would
+copy the chunk's state out and in again. What stands in which place is data: members come, go and end without another compilation.
 """
 
 import dataclasses
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from peftjax.data.packing import Batch
@@ -46,9 +45,9 @@ class Program:
             by_form.setdefault(key_of(member), []).append(member)
         self.stacks = [Stack(group, min(places, len(group)), mesh, width) for group in by_form.values()]
         self._of = {id(member): stack for stack, group in zip(self.stacks, by_form.values(), strict=True) for member in group}
-        whole = NamedSharding(mesh, PartitionSpec())
-        shardings = [{path: leaf.sharding for path, leaf in stack.state.items()} for stack in self.stacks]
-        self._step = jax.jit(self._all, donate_argnums=0, out_shardings=(shardings, whole))
+        whole = [stack for stack in self.stacks if stack.chunks == 1]
+        groups = [[stack] for stack in self.stacks if stack.chunks > 1] + ([whole] if whole else [])
+        self._groups = [(stacks, _compiled(stacks)) for stacks in groups]
 
     def stack_of(self, member: Member) -> Stack:
         """The stack on which it has, or will have, a place."""
@@ -56,63 +55,55 @@ class Program:
 
     @property
     def compilations(self) -> int:
-        """How often the step was compiled."""
-        return self._step._cache_size()
+        """How often steps were compiled."""
+        return sum(step._cache_size() for _, step in self._groups)
 
-    def lowered(self) -> jax.stages.Lowered:
-        """The step as it would be compiled for what is there now."""
-        return self._step.lower(*self._arguments([[(p, m.inputs.train.at(m.step)) for p, m in stack.there] for stack in self.stacks]))
+    def lowered(self) -> list[jax.stages.Lowered]:
+        """The steps as they would be compiled for what is there now."""
+        given = {id(stack): {p: m.inputs.train.at(m.step) for p, m in stack.there} for stack in self.stacks}
+        return [step.lower(*_arguments(stacks, 0, given)) for stacks, step in self._groups]
 
     def step(self, batches: dict[int, Batch]) -> list[tuple[Stack, Stepped]]:
         """Takes a step of every member that has a place. `batches` has each member's next, by `id`."""
         begin = time.perf_counter()
         for stack in self.stacks:
             stack.compact()
-        given = [[(place, batches[id(member)]) for place, member in stack.there] for stack in self.stacks]
-        states, metrics = self._step(*self._arguments(given))
-        for stack, state in zip(self.stacks, states, strict=True):
-            stack.state = state
-        metrics = jax.device_get(metrics)
-        share = (time.perf_counter() - begin) / sum(map(len, given))
-        found = []
-        for stack, found_there, given_there in zip(self.stacks, metrics, given, strict=True):
-            for place, batch in given_there:
-                at, member = divmod(place, stack.width), stack.members[place]
+        given = {id(stack): {place: batches[id(member)] for place, member in stack.there} for stack in self.stacks}
+        metrics = {}
+        for stacks, step in self._groups:
+            for chunk in range(max(stack.working() for stack in stacks)):
+                states, found = step(*_arguments(stacks, chunk, given))
+                for stack, state in zip(stacks, states, strict=True):
+                    stack.state[chunk] = state
+                # Waited for: chunks that are stepped at once hold their temporaries at once.
+                metrics |= {(id(stack), chunk): values for stack, values in zip(stacks, jax.device_get(found), strict=True)}
+        share = (time.perf_counter() - begin) / sum(map(len, given.values()))
+        done = []
+        for stack in self.stacks:
+            for place, member in stack.there:
+                chunk, at = divmod(place, stack.width)
                 member.step += 1
-                found.append((stack, Stepped(place, member, batch, {name: float(found_there[name][at]) for name in METRICS}, share)))
-        return found
+                values = {name: float(metrics[id(stack), chunk][name][at]) for name in METRICS}
+                done.append((stack, Stepped(place, member, given[id(stack)][place], values, share)))
+        return done
 
-    def _arguments(self, given: list[list[tuple[int, Batch]]]) -> tuple:
-        parts = [
-            (stack.state, stack.own, stack.numbers, stack.batches(there), stack.form.base, jnp.int32(stack.working()))
-            for stack, there in zip(self.stacks, given, strict=True)
-        ]
-        return tuple(map(list, zip(*parts, strict=True)))
 
-    def _all(self, states, owns, numbers, batches, bases, working):
-        done = [
-            _stepped(stack, *parts)
-            for stack, *parts in zip(self.stacks, states, owns, numbers, batches, bases, working, strict=True)
-        ]
+def _arguments(stacks: Sequence[Stack], chunk: int, given: dict[int, dict[int, Batch]]) -> tuple[list, ...]:
+    """Of a group's step: states, own, numbers, batches and bases of its stacks."""
+    parts = [
+        (stack.state[chunk], stack.own[chunk], stack.numbers[chunk], stack.batches(chunk, given[id(stack)]), stack.form.base)
+        for stack in stacks
+    ]
+    return tuple(map(list, zip(*parts, strict=True)))
+
+
+def _compiled(stacks: Sequence[Stack]) -> Callable:
+    """(states, metrics by name [W]) of a chunk of each of these, as one program. States are written where they lie."""
+
+    def step(states, owns, numbers, batches, bases):
+        done = [stack.step(*parts) for stack, *parts in zip(stacks, states, owns, numbers, batches, bases, strict=True)]
         return [state for state, _ in done], [metrics for _, metrics in done]
 
-
-def _stepped(stack: Stack, state: Any, own: Any, numbers: Any, batches: Any, base: Any, working: jax.Array) -> tuple[Any, Any]:
-    """(state, metrics [C, W]) of one stack, chunk after chunk. The state is written where it lies. One chunk is always stepped."""
-
-    def at(tree, chunk):
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, chunk, keepdims=False), tree)
-
-    if stack.chunks == 1:  # whole, without a copy of the state there and back
-        first, whole = (lambda tree: jax.tree.map(lambda x: x[0], tree)), lambda tree: jax.tree.map(lambda x: x[None], tree)
-        return whole(stack.step(*map(first, (state, own, numbers, batches)), base))
-
-    def put(tree, chunk, values):
-        return jax.tree.map(lambda x, v: jax.lax.dynamic_update_index_in_dim(x, v, chunk, 0), tree, values)
-
-    def body(chunk, carry):
-        new = stack.step(at(carry[0], chunk), at(own, chunk), at(numbers, chunk), at(batches, chunk), base)
-        return put(carry, chunk, new)
-
-    metrics = {name: jnp.zeros((stack.chunks, stack.width)) for name in METRICS}
-    return jax.lax.fori_loop(0, working, body, (state, metrics))
+    shardings = [{path: leaf.sharding for path, leaf in stack.state[0].items()} for stack in stacks]
+    everywhere = NamedSharding(stacks[0].mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))

@@ -1,17 +1,18 @@
-"""Places for members of one form: their arrays on two leading axes [C, W], the base once.
+"""Places for members of one form: C chunks of arrays with a leading axis of W members, the base once.
 
-    state   trainable/blocks/attn/q/kernel/default/a   [C, W, L, R, in]        R: the highest rank among them, zeros behind a lower one
-            optimiser/..., step, key                   [C, W, ...]
-    own     blocks/attn/q/kernel/default/scale         [C, W, L]
-    numbers learning_rate, clip, ...                   [C, W]
+    state   trainable/blocks/attn/q/kernel/default/a   [W, L, R, in]           R: the highest rank among them, zeros behind a lower one
+            optimiser/..., step, key                   [W, ...]
+    own     blocks/attn/q/kernel/default/scale         [W, L]
+    numbers learning_rate, clip, ...                   [W]
     base    blocks/attn/q/kernel                       [L, in, out]            no axis of members
 
-A step works through the C chunks one after another, as many as hold members. The W members of a chunk are mapped over together: a product
-with the base is one, of W·B·T rows. W is chosen so that these are about as many as the machine multiplies best; more only leave its caches.
-On several devices W is split over the mesh's axis "members". What stands in a free place is computed with its chunk and read by nobody.
+The W members of a chunk are mapped over together: a product with the base is one, of W·B·T rows. W is chosen so that these are about as
+many as the machine multiplies best; more only leave its caches. Chunks are stepped one after another, as many as hold members, each where
+it lies. On several devices W is split over the mesh's axis "members". What stands in a free place is computed with its chunk, and read by
+none.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,14 +63,13 @@ class Stack:
         self.places, self.members = places, [None] * (self.chunks * self.width)
         self.padding = padding([m.inputs.train.empty(m.inputs.train.shapes[0]) for m in members])
         specs = {path: _spec(leaf) for path, leaf in first.arrays.items()}
-        self.state = {path: self._zeros(leaf, specs[path]) for path, leaf in flatten(self.form.state).items()}
-        specs = {path: _spec(leaf) for path, leaf in flatten(first.own).items()}
-        self.own = {path: self._zeros(leaf, specs.get(path, ())) for path, leaf in flatten(self.form.own).items()}
-        self.numbers = {name: np.ones((self.chunks, self.width), np.float32) for name in NUMBERS}
-        self.step = jax.vmap(member_step(self.form), in_axes=(0, 0, 0, 0, None))
+        self.state = self._chunks_of(self.form.state, specs)
+        self.own = self._chunks_of(self.form.own, {path: _spec(leaf) for path, leaf in flatten(first.own).items()})
+        self.numbers = [{name: np.ones(self.width, np.float32) for name in NUMBERS} for _ in range(self.chunks)]
+        self.step = _over(member_step(self.form), self.width)
         self._put_state, self._put_own = (
-            jax.jit(_put, donate_argnums=0, out_shardings={path: leaf.sharding for path, leaf in arrays.items()})
-            for arrays in (self.state, self.own)
+            jax.jit(_put, donate_argnums=0, out_shardings={path: leaf.sharding for path, leaf in chunks[0].items()})
+            for chunks in (self.state, self.own)
         )
 
     @property
@@ -90,11 +90,11 @@ class Stack:
         """Gives a waiting member the first free place."""
         place = self.members.index(None)
         state = {path: grown(member.arrays[path], leaf.shape) for path, leaf in flatten(self.form.state).items()}
-        own = {path: grown(leaf, self.own[path].shape[2:]) for path, leaf in flatten(member.own).items()}
-        at = divmod(place, self.width)
-        self.state, self.own = self._put_state(self.state, at, state), self._put_own(self.own, at, own)
+        chunk, at = divmod(place, self.width)
+        self.state[chunk] = self._put_state(self.state[chunk], at, state)
+        self.own[chunk] = self._put_own(self.own[chunk], at, self._own(member))
         for name, value in member.numbers.items():
-            self.numbers[name][at] = value
+            self.numbers[chunk][name][at] = value
         self.members[place], member.arrays = member, None
 
     def take(self, place: int) -> Member:
@@ -112,8 +112,7 @@ class Stack:
         """A member after a step. Its tree is that of the stack: zeros behind its own rows change nothing, and every member's evaluation
         is one program."""
         member, state = self.members[place], self._at(place)
-        own = {path: grown(leaf, self.own[path].shape[2:]) for path, leaf in flatten(member.own).items()}
-        frozen = combine(unflatten_like(self.form.own, own), self.form.base)
+        frozen = combine(unflatten_like(self.form.own, self._own(member)), self.form.base)
         return Snapshot(unflatten_like(self.form.state, state)["trainable"], frozen, self._arrays(member, state) | member.kept)
 
     def compact(self) -> None:
@@ -126,22 +125,44 @@ class Stack:
         """Chunks that hold members."""
         return 1 + self.there[-1][0] // self.width if self.there else 0
 
-    def batches(self, batches: Iterable[tuple[int, Batch]]) -> Any:
-        """Members' batches by place, on the devices: [C, W, B, ...], of padding at free places."""
-        arrays = stacked(dict(batches), self.padding, (self.chunks, self.width))
-        sharding = NamedSharding(self.mesh, PartitionSpec(None, "members", "data"))
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), arrays)
+    def batches(self, chunk: int, batches: Mapping[int, Batch]) -> Any:
+        """Members' batches by place, those of a chunk on the devices: [W, B, ...], of padding at free places."""
+        here = {place % self.width: batch for place, batch in batches.items() if place // self.width == chunk}
+        sharding = NamedSharding(self.mesh, PartitionSpec("members", "data"))
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), stacked(here, self.padding, self.width))
 
     def _at(self, place: int) -> dict[str, jax.Array]:
-        return _take(self.state, divmod(place, self.width))
+        chunk, at = divmod(place, self.width)
+        return _take(self.state[chunk], at)
+
+    def _own(self, member: Member) -> dict[str, jax.Array]:
+        """What is a member's own, in the stack's shapes."""
+        return {path: grown(leaf, self.own[0][path].shape[1:]) for path, leaf in flatten(member.own).items()}
 
     def _arrays(self, member: Member, state: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """In the member's own shapes."""
         return {path: cropped(leaf, member.shapes[path]) for path, leaf in state.items()}
 
-    def _zeros(self, like: jax.ShapeDtypeStruct, spec: tuple) -> jax.Array:
-        sharding = NamedSharding(self.mesh, PartitionSpec(None, "members", *spec))
-        return jnp.zeros((self.chunks, self.width, *like.shape), like.dtype, device=sharding)
+    def _chunks_of(self, tree: Any, specs: Mapping[str, tuple]) -> list[dict[str, jax.Array]]:
+        """Zeros for a chunk's members, C times."""
+
+        def zeros(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            sharding = NamedSharding(self.mesh, PartitionSpec("members", *specs.get(path, ())))
+            return jnp.zeros((self.width, *leaf.shape), leaf.dtype, device=sharding)
+
+        return [{path: zeros(path, leaf) for path, leaf in flatten(tree).items()} for _ in range(self.chunks)]
+
+
+def _over(step: Callable, width: int) -> Callable:
+    """A member's step over those of a chunk. One alone is stepped as a run is: an axis of one makes its thin products batched ones."""
+    if width > 1:
+        return jax.vmap(step, in_axes=(0, 0, 0, 0, None))
+
+    def alone(*arguments):
+        *own, base = arguments
+        return jax.tree.map(lambda x: x[None], step(*jax.tree.map(lambda x: x[0], own), base))
+
+    return alone
 
 
 def _spec(leaf: jax.Array) -> tuple:

@@ -46,7 +46,7 @@ def test_the_base_has_no_axis_of_members(method):
     made = members(method)
     program = population(made)
     assert program.stacks[0].width == MEMBERS  # small batches: all are mapped over together
-    compiled = program.lowered().compile()
+    [compiled] = [lowered.compile() for lowered in program.lowered()]
     kernels = {leaf.shape[-2:] for path, leaf in flatten(program.stacks[0].form.base).items() if path.endswith("/kernel")}
     assert len(kernels) >= 4
     found = shapes_of(compiled.as_text())
@@ -61,3 +61,36 @@ def test_width_is_what_the_machine_multiplies_best():
     assert width_for(8, 256, 128, backend="cpu") == 8  # a small model's rows are short
     assert width_for(9, 64, 576, backend="cpu") == 5  # two chunks, as even as can be
     assert width_for(8, 256, 576, backend="gpu") == 8 and width_for(5, 256, 576, devices=2, backend="cpu") == 2
+
+
+def losses(program, made, steps: int) -> dict[int, list[float]]:
+    """Of each member by its number, over so many steps."""
+    found = {number: [] for number in range(len(made))}
+    for _ in range(steps):
+        there = {id(m) for stack in program.stacks for _, m in stack.there}
+        for _, stepped in program.step({id(m): m.inputs.train.at(m.step) for m in made if id(m) in there}):
+            found[made.index(stepped.member)].append(stepped.metrics["loss"])
+    return found
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_chunk_after_chunk_is_the_whole(width):
+    made, again = (members(lora(rank=3, dropout=0.1)) for _ in range(2))
+    chunked, whole = population(made, width), population(again)
+    assert chunked.stacks[0].chunks == -(-MEMBERS // width) and whole.stacks[0].chunks == 1
+    found, expected = losses(chunked, made, 4), losses(whole, again, 4)
+    for number in range(MEMBERS):
+        assert found[number] == pytest.approx(expected[number], rel=1e-5)
+    chunked.stacks[0].drop(0)  # the last member moves to the front, into an array that was stepped already
+    chunked.stacks[0].drop(1)
+    rest = losses(chunked, made, 2)
+    assert chunked.stacks[0].working() == 1 and chunked.compilations == 1
+    assert rest[2] == pytest.approx(losses(whole, again, 2)[2], rel=1e-5) and not rest[0] and not rest[1]
+
+
+def test_stacks_share_a_program_unless_stepped_by_chunks():
+    made = members(lora(rank=3)) + members(houlsby(size=3), 2)
+    assert [len(group) for group, _ in population(made)._groups] == [2]
+    apart = population(made := members(lora(rank=3)) + members(houlsby(size=3), 2), width=2)
+    losses(apart, made, 2)
+    assert [stack.chunks for stack in apart.stacks] == [2, 1] and len(apart._groups) == apart.compilations == 2
