@@ -121,9 +121,9 @@ def compare(name: str, base: Base, count: int, batch: int, length: int, turns: i
     )
 
 
-def population(made: Sequence[Member], width: int | None = None) -> Program:
+def population(made: Sequence[Member], width: int | None = None, thinned: bool = False) -> Program:
     """The program of these members, each in its place."""
-    program = Program(made, len(made), make_mesh(len(made)), width)
+    program = Program(made, len(made), make_mesh(len(made)), width, thinned)
     for member in made:
         program.stack_of(member).put(member)
     return program
@@ -141,8 +141,8 @@ def stepping(program: Program, made: Sequence[Member]) -> Callable[[], float]:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep of `count` LoRAs of `steps` here and in HF PEFT, which trains one after another: seconds until a side is ready for its second
-    step, and of a step of all, medians of turns."""
+    """A sweep of `count` LoRAs of `steps` here and in HF PEFT, which trains one after another: seconds until a side has done its first
+    step, here of all, there of one; and of a step of all, medians of turns."""
 
     count: int
     steps: int
@@ -154,8 +154,8 @@ class Sweep:
     @property
     def ratio(self) -> float:
         """Of all steps, start-up counted on both sides."""
-        ours, peer = (ready + self.steps * step for ready, step in ((self.ours_ready_s, self.ours_s), (self.peer_ready_s, self.peer_s)))
-        return ours / peer
+        ours = self.ours_ready_s + (self.steps - 1) * self.ours_s
+        return ours / (self.peer_ready_s + (self.steps - 1 / self.count) * self.peer_s)
 
 
 def sweep(load: Callable[[], Base], command: Sequence[str], count: int, batch: int, length: int, steps: int, turns: int = 2) -> Sweep:
@@ -193,7 +193,7 @@ def search(base: Base, batch: int, length: int, halving: Halving, count: int = 1
 
     def run(rungs) -> tuple[float, int]:
         made, on = members(base, count, batch, length, steps)
-        program = population(made)
+        program = population(made, thinned=bool(rungs))
         stack = program.stacks[0]
         measure = jax.jit(lambda trainable, frozen: token_losses(made[0].model, combine(trainable, frozen), held)[0].mean())
         losses = lambda: [float(measure(*stack.snapshot(place)[:2])) for place, _ in stack.there]  # noqa: E731

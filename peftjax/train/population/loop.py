@@ -125,7 +125,7 @@ class _Population:
                 self.ended[number] = Outcome(folder.path, "stopped")
         members = list(self.members.values())
         if members:
-            self.program = Program(members, places or len(members), mesh)
+            self.program = Program(members, places or len(members), mesh, thinned=self.halving is not None)
             for stack in self.program.stacks:
                 first = next(member for member in members if self.program.stack_of(member) is stack)
                 check_reads(first.model, first.trainable, combine(first.own, first.base), first.inputs.train.at(0))

@@ -37,13 +37,14 @@ class Program:
         places: how many have one at the same time, of each form.
         mesh: with axes "members", "data" and "model".
         width: how many members of a form are mapped over together; None chooses (`peftjax.train.population.stack`).
+        thinned: whether most members end early, as by a halving: then fewer are.
     """
 
-    def __init__(self, members: Sequence[Member], places: int, mesh: Mesh, width: int | None = None):
+    def __init__(self, members: Sequence[Member], places: int, mesh: Mesh, width: int | None = None, thinned: bool = False):
         by_form: dict[tuple, list[Member]] = {}
         for member in members:
             by_form.setdefault(key_of(member), []).append(member)
-        self.stacks = [Stack(group, min(places, len(group)), mesh, width) for group in by_form.values()]
+        self.stacks = [Stack(group, min(places, len(group)), mesh, width, thinned) for group in by_form.values()]
         self._of = {id(member): stack for stack, group in zip(self.stacks, by_form.values(), strict=True) for member in group}
         whole = [stack for stack in self.stacks if stack.chunks == 1]
         groups = [[stack] for stack in self.stacks if stack.chunks > 1] + ([whole] if whole else [])

@@ -33,12 +33,20 @@ from peftjax.train.population.trees import cropped, grown
 METRICS = ("loss", "accuracy", "tokens", "grad_norm", "learning_rate")
 # W·B·T times the model's width, about, on a CPU (two cores, scripts/bench_population.py), and on accelerators.
 ROWS_BY_WIDTH, MANY = 1 << 18, 1 << 26
+# At least, on a CPU where most members end early: the places of those who ended are computed while their chunk holds any.
+CHUNKS_TO_THIN = 4
 
 
-def width_for(places: int, tokens: int, model_width: int, devices: int = 1, backend: str | None = None) -> int:
-    """W for so many members of `tokens` a step: a multiple of `devices`, and no more of a last chunk empty than need be."""
-    most = max(1, (ROWS_BY_WIDTH if (backend or jax.default_backend()) == "cpu" else MANY) // (tokens * model_width))
+def width_for(
+    places: int, tokens: int, model_width: int, devices: int = 1, backend: str | None = None, thinned: bool = False
+) -> int:
+    """W for so many members of `tokens` a step: a multiple of `devices`, and no more of a last chunk empty than need be. `thinned`: most
+    of the members end early."""
+    cpu = (backend or jax.default_backend()) == "cpu"
+    most = max(1, (ROWS_BY_WIDTH if cpu else MANY) // (tokens * model_width))
     share = -(-places // devices)
+    if thinned and cpu:
+        most = min(most, -(-share // CHUNKS_TO_THIN))
     chunks = -(-share // min(most, share))
     return -(-share // chunks) * devices
 
@@ -51,13 +59,14 @@ class Stack:
         places: how many have one at the same time.
         mesh: with an axis "members".
         width: W; None chooses.
+        thinned: whether most of them end early.
     """
 
-    def __init__(self, members: Sequence[Member], places: int, mesh: Mesh, width: int | None = None):
+    def __init__(self, members: Sequence[Member], places: int, mesh: Mesh, width: int | None = None, thinned: bool = False):
         self.form: Form = form_of(members)
         train, first = members[0].config.train, members[0]
         self.width = width or width_for(
-            places, train.batch_size * first.config.data.length, self.form.model.config.width, mesh.shape["members"]
+            places, train.batch_size * first.config.data.length, self.form.model.config.width, mesh.shape["members"], thinned=thinned
         )
         self.chunks, self.mesh = -(-places // self.width), mesh
         self.places, self.members = places, [None] * (self.chunks * self.width)

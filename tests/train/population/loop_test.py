@@ -53,7 +53,7 @@ def finished(tiny, configs):
     programs = []
     with pytest.MonkeyPatch.context() as patched:
         made = Program.__init__
-        patched.setattr(Program, "__init__", lambda self, *rest: (programs.append(self), made(self, *rest))[1])
+        patched.setattr(Program, "__init__", lambda self, *rest, **more: (programs.append(self), made(self, *rest, **more))[1])
         folders = [tiny / f"member{number}" for number in range(len(configs))]
         outcomes = run_population(configs, folders, say=lambda line: None)
     return outcomes, folders, programs[0]
@@ -144,7 +144,7 @@ def test_halving_finds_the_best_in_fewer_steps_and_places(tiny, tmp_path):
     folders, programs = [tmp_path / str(number) for number in range(5)], []
     with pytest.MonkeyPatch.context() as patched:
         made = Program.__init__
-        patched.setattr(Program, "__init__", lambda self, *rest: (programs.append(self), made(self, *rest))[1])
+        patched.setattr(Program, "__init__", lambda self, *rest, **more: (programs.append(self), made(self, *rest, **more))[1])
         outcomes = run_population(configs, folders, halving=Halving((2, 4), keep=(2, 1)), places=2, say=lambda line: None)
     assert [outcome.status for outcome in outcomes] == ["stopped", "done", "stopped", "stopped", "failed"]
     assert [len(losses(folder)) for folder in folders[:4]] == [2, 8, 2, 4]

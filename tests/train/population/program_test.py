@@ -60,6 +60,8 @@ def test_width_is_what_the_machine_multiplies_best():
     assert [width_for(8, tokens, 576, backend="cpu") for tokens in (32, 256, 4096)] == [8, 1, 1]
     assert width_for(8, 256, 128, backend="cpu") == 8  # a small model's rows are short
     assert width_for(9, 64, 576, backend="cpu") == 5  # two chunks, as even as can be
+    assert width_for(16, 32, 128, backend="cpu", thinned=True) == 4 and width_for(3, 32, 128, backend="cpu", thinned=True) == 1
+    assert width_for(16, 32, 128, backend="gpu", thinned=True) == 16
     assert width_for(8, 256, 576, backend="gpu") == 8 and width_for(5, 256, 576, devices=2, backend="cpu") == 2
 
 
