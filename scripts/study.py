@@ -3,6 +3,7 @@
     python scripts/study.py --config configs/studies/lora_vs_adapter.py
     python scripts/study.py --config configs/studies/lora_vs_adapter.py:tiny --workdir runs/tiny-study
     python scripts/study.py --workdir runs/study-lora_vs_adapter --report_only
+    python scripts/study.py --config configs/studies/lora_vs_adapter.py --costs_only     # at a quiet hour, before the rest
 
 The same command goes on where it was stopped. The report is report.md and report.html in the work directory.
 """
@@ -16,13 +17,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from peftjax.study.conduct import conduct
+from peftjax.study.conduct import conduct, time_costs
 from peftjax.study.config import slug
 from peftjax.study.report import write_report
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The study's Python config; fields are overridden by --config.field=value.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder; default runs/study-<name of the config>.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Write the report of the stored tables again, without any run.")
+_COSTS_ONLY = flags.DEFINE_bool("costs_only", False, "Time what methods cost, and nothing else; the study finds it there.")
 
 
 def main(argv):
@@ -39,6 +41,8 @@ def main(argv):
         print(f"report: {write_report(workdir)}")
     elif name is None:
         raise app.UsageError("name a --config; a --workdir alone is enough with --report_only")
+    elif _COSTS_ONLY.value:
+        time_costs(_CONFIG.value, workdir)
     else:
         conduct(_CONFIG.value, workdir)
 

@@ -30,15 +30,15 @@ def get_config(variant: str = ""):
     study = default_study()
     study.run.base.uri = "tiny:t64"
     study.run.data.length = 128
-    study.run.train.steps, study.run.train.batch_size, study.run.optimizer.warmup = 60, 2, 6
-    study.run.eval.rows, study.run.eval.general.rows = 128, 12
+    study.run.train.steps, study.run.train.batch_size, study.run.optimizer.warmup = 100, 2, 10
+    study.run.eval.rows, study.run.eval.general.rows = 384, 12
     study.methods = {"LoRA": methods(lora(targets="all-linear")), "Pfeiffer": methods(pfeiffer()), "Houlsby": methods(houlsby())}
     study.budgets = {"10k": {"parameters": 9_728}, "39k": {"parameters": 38_912}}  # LoRAs of rank 2 and 8
     study.data = {"home": HOME, "icd": ICD, "bank": BANK}
-    study.seeds = (0, 1, 2, 3, 4)
+    study.seeds = tuple(range(10))
     study.measure, study.region = "loss", 0.02
     study.tuning.centre, study.tuning.rates, study.tuning.more = 1e-2, 3, 1
-    study.timing.rounds, study.timing.budget_s = 15, 15.0
+    study.timing.rounds, study.timing.budget_s = 150, 30.0
     study.combine = True
     if variant == "runlocal":
         study.run.train.steps, study.run.eval.rows, study.run.eval.general.rows = 4, 16, 2

@@ -1,12 +1,12 @@
 """A study from its config to its report. The work directory is the study: the same command starts it, goes on with it, or finds it done.
 
-    plan      the size of each method that meets each budget, and what it costs
+    plan      the size of each method that meets each budget
     tune      rates on validation, in rounds, until the best of each is not at an edge
     measure   the seeds at those rates, on test
+    costs     what each method costs at that size; `time_costs` takes them alone, at a quiet hour
     report    tables/, report.md, report.html
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from peftjax.study.fair import mean_scores
 from peftjax.study.plan import treatments_of
 from peftjax.study.rates import best, edge, first, further, rate
 from peftjax.study.report import write_report
-from peftjax.study.tables import FOLDER, Tables
+from peftjax.study.tables import Tables
 from peftjax.train.startup import precision, use_compilation_cache
 from peftjax.train.versions import versions
 
 Treatments = dict[tuple[str, str], Treatment]
 Tried = dict[Cell, list[dict[str, Any]]]
+COSTS = "costs"  # folder of what was timed
 
 
 def conduct(study: ConfigDict, workdir: str | Path, say: Callable[[str], None] = print) -> Path:
@@ -45,9 +46,8 @@ def conduct(study: ConfigDict, workdir: str | Path, say: Callable[[str], None] =
     workdir.mkdir(parents=True, exist_ok=True)
     use_compilation_cache()
     with locked(workdir / ".lock"):
-        base = load_base(study.run.base.uri, dtype=precision(study.run.base.dtype).name, quantise=study.run.base.quantise)
+        base = base_for(study)
         treatments = treatments_of(study, base, say)
-        plan = plan_of(study, base, treatments, workdir, say)
         tried = tune(study, treatments, base, workdir, say)
         chosen = {cell: chosen_rate(study, trials) for cell, trials in tried.items()}
         execute([
@@ -55,7 +55,7 @@ def conduct(study: ConfigDict, workdir: str | Path, say: Callable[[str], None] =
                 workdir / cell.folder(chosen[cell], seed, tuning=False))
             for cell in tried for seed in study.seeds if chosen[cell] is not None
         ], base, say=say)
-        tables = gathered(study, plan, tried, chosen, workdir)
+        tables = gathered(study, plan_of(study, base, treatments, workdir, say), tried, chosen, workdir)
         report = _reported(tables, workdir, say)
         if study.combine:
             tables.items.extend(combined(study, base, tables.runs, workdir, say))
@@ -66,6 +66,19 @@ def conduct(study: ConfigDict, workdir: str | Path, say: Callable[[str], None] =
     return report
 
 
+def time_costs(study: ConfigDict, workdir: str | Path, say: Callable[[str], None] = print) -> None:
+    """Measures what methods cost, and keeps it for `conduct`, which may be at work meanwhile or come later. Errors as there."""
+    check(study)
+    use_compilation_cache()
+    base = base_for(study)
+    costs_of(study, base, list(treatments_of(study, base, say).values()), Path(workdir) / COSTS, say)
+
+
+def base_for(study: ConfigDict) -> Base:
+    """The base of all runs."""
+    return load_base(study.run.base.uri, dtype=precision(study.run.base.dtype).name, quantise=study.run.base.quantise)
+
+
 def _reported(tables: Tables, workdir: Path, say: Callable[[str], None]) -> Path:
     tables.write(workdir)
     report = write_report(workdir)
@@ -74,12 +87,11 @@ def _reported(tables: Tables, workdir: Path, say: Callable[[str], None]) -> Path
 
 
 def plan_of(study: ConfigDict, base: Base, treatments: Treatments, workdir: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """The content of plan.json. Costs that were measured before are kept where they are of the same."""
-    stored = workdir / FOLDER / "plan.json"
-    known = json.loads(stored.read_text())["costs"] if stored.exists() else None
+    """The content of plan.json."""
+    costs = costs_of(study, base, list(treatments.values()), workdir / COSTS, say)
     return {
         "study": plain_study(study), "base": base_of(base), "versions": versions(),
-        "treatments": [vars(one) for one in treatments.values()], "costs": costs_of(study, base, list(treatments.values()), known, say),
+        "treatments": [vars(one) for one in treatments.values()], "costs": costs,
     }
 
 

@@ -3,13 +3,14 @@
     {"method", "budget", "parameters", "stored_bytes", "merges", "step_s": {"median", "low", "high"}, "temporary_bytes",
      "latency": {"forward 1x32": {"beside": {"value", "low", "high"}, "merged": ...}}}          times the base's own, with intervals
 
-Times are those of `peftjax.study.latency`: compiled, in turns, medians with quartiles. All are taken together, so that they are of one
-hour of one machine; where a treatment is new, all are taken again.
+Times are those of `peftjax.study.latency`: compiled, in turns, medians with quartiles. All treatments are taken together in each case, so
+that they are of one hour of one machine; a case that was measured is kept in <study>/costs, and where a treatment is new, all are taken
+again.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ from peftjax.peft.spec import from_data
 from peftjax.study.arms import Arm
 from peftjax.study.cells import Treatment
 from peftjax.study.latency import Latency, measure
+from peftjax.study.latency_kept import measured
 from peftjax.study.programs import Case
 
 PROMPT = Case("forward", 1, 32)  # of which a budget of latency is
@@ -32,33 +34,24 @@ def forward_s(base: Base, methods: Sequence[Any]) -> float:
 
 
 def costs_of(
-    study: ConfigDict, base: Base, treatments: Sequence[Treatment], known: dict[str, Any] | None, say: Callable[[str], None] = print
+    study: ConfigDict, base: Base, treatments: Sequence[Treatment], folder: Path, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """{"of": what was measured, "rows": one a treatment, "machine", "load"}; `known` where that is of the same. No rows where nothing is to
-    be timed, or the base is an encoder."""
-    of = {
-        "base": base.fingerprint, "batch": study.run.train.batch_size, "length": study.run.data.length,
-        "treatments": [[one.method, one.budget, [dict(each) for each in one.specifications]] for one in treatments],
-    }
-    of = json.loads(json.dumps(of))  # as it is stored
-    if known and known["of"] == of:
-        return known
-    if not study.timing.rounds or not isinstance(base.config, DecoderConfig):
-        return {"of": of, "rows": []}
+    """{"rows": one a treatment, "machine", "load"}; what lies in `folder` of the same base, machine, treatments and rounds is read again.
+    No rows where nothing is to be timed, or the base is an encoder."""
+    timing = study.timing
+    if not timing.rounds or not isinstance(base.config, DecoderConfig):
+        return {"rows": []}
     step = Case("train", study.run.train.batch_size, study.run.data.length)
-    arms = [Arm("base")]
-    for one in treatments:
-        methods = tuple(from_data(dict(each)) for each in one.specifications)
-        arms.append(Arm(_name(one), methods))
+    arms = [Arm("base")] + [Arm(_name(one), tuple(from_data(dict(each)) for each in one.specifications)) for one in treatments]
     say(f"costs of {len(treatments)} treatments, in turns")
-    beside = measure(base, arms, [*PROMPTS, step], rounds=study.timing.rounds, budget_s=study.timing.budget_s, say=say)
+    beside, _ = measured(base, arms, [*PROMPTS, step], folder, rounds=timing.rounds, budget_s=timing.budget_s, say=say)
     merging = [arm for arm in arms if not arm.methods or beside.sizes[arm.name].merges]
     merging = [dataclasses.replace(arm, form="merged") if arm.methods else arm for arm in merging]
     merged = None
     if len(merging) > 1:
-        merged = measure(base, merging, PROMPTS, rounds=study.timing.rounds, budget_s=study.timing.budget_s, say=say)
+        merged, _ = measured(base, merging, PROMPTS, folder, rounds=timing.rounds, budget_s=timing.budget_s, say=say)
     rows = [_row(one, beside, merged, step) for one in treatments]
-    return {"of": of, "rows": rows, "machine": beside.machine, "load": list(beside.load)}
+    return {"rows": rows, "machine": beside.machine, "load": list(beside.load)}
 
 
 def _name(one: Treatment) -> str:

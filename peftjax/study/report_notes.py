@@ -54,7 +54,7 @@ def of_costs(found: dict[str, Any]) -> str:
     load = ", ".join(f"{one:.1f}" for one in found.get("load", []))
     return (
         "A step of training on dense rows, median and quartiles; memory that the compiled step holds beside base and data; latency over "
-        "the base's own, with intervals." + (f" Processes that wanted to run, before and after: {load}." if load else "")
+        "the base's own, with intervals." + (f" Processes that wanted to run, means of the minute before, after: {load}." if load else "")
     )
 
 

@@ -1,39 +1,15 @@
-"""What a study on a tiny base refuses before anything is trained."""
-
-import json
+"""A study on a tiny base: what it refuses, and what it says where the truth is known."""
 
 import pytest
-from tiny_run import ANIMALS, COLOURS, tiny_config
+from tiny_study import tiny_study
 
+from peftjax.evals.statistics.equivalence import BETTER, EQUIVALENT, OPEN, WORSE
 from peftjax.peft import lora
+from peftjax.study.compare import analyse
 from peftjax.study.conduct import conduct
-from peftjax.study.config import default_study
+from peftjax.study.report import write_report
+from peftjax.study.tables import read
 from peftjax.train.config import methods
-
-
-def task(path):
-    """`paint the cat red` -> `red`, 64 rows to learn from, 16 to choose a rate on, 48 to be measured on."""
-    rows = []
-    for number, animal in enumerate(ANIMALS):
-        split = "train" if number < 8 else "validation" if number < 10 else "test"
-        for colour in (*COLOURS, "grey", "pink", "gold"):
-            rows.append({"prompt": f"paint the {animal} {colour}:", "response": f" {colour}", "group": animal, "split": split})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def study_in(folder):
-    run = tiny_config(folder)
-    study = default_study()
-    study.run.base.uri = run.base.uri
-    study.run.data.length, study.run.train.steps, study.run.train.batch_size, study.run.optimizer.warmup = 64, 60, 8, 2
-    study.run.eval.max_new, study.run.eval.general.rows = 6, 4
-    study.run.eval.general.name = run.eval.general.name
-    study.budgets = {"small": {"parameters": 2000}}
-    study.data = {"colours": {"data": {"name": str(task(folder / "colours.jsonl"))}}}
-    study.seeds, study.tuning.centre, study.tuning.rates, study.tuning.rounds = (0, 1), 3e-2, 3, 2
-    study.timing.rounds, study.deviation = 0, 0.2
-    return study
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +17,46 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("studies")
 
 
+@pytest.fixture(scope="module")
+def trained(folder):
+    """One method under two names, and the same where it may change the first layer's queries alone."""
+    study = tiny_study(folder)
+    crippled = lora(targets=".*/q", layers=(0,))
+    study.methods = {"LoRA": methods(lora()), "twin": methods(lora()), "crippled": methods(crippled)}
+    study.measure, study.seeds, study.tuning.rounds = "loss", (0, 1, 2), 4
+    conduct(study, folder / "trained", say=lambda _: None)
+    return study, folder / "trained"
+
+
 def test_a_budget_that_no_size_meets_is_refused(folder):
-    study = study_in(folder)
+    study = tiny_study(folder)
     study.methods, study.deviation = {"LoRA": methods(lora())}, 0.05
     study.budgets = {"odd": {"parameters": 100}}
     with pytest.raises(ValueError, match=r"LoRA cannot meet the budget 'odd': the nearest is .* where 100 were asked"):
         conduct(study, folder / "odd")
+
+
+@pytest.mark.slow  # trains two dozen runs
+def test_one_method_under_two_names_is_not_told_apart(trained):
+    found = analyse(read(trained[1]))
+    pair = next(pair for pair in found.pairs if (pair.a, pair.b) == ("LoRA", "twin"))
+    assert pair.verdict in (EQUIVALENT, OPEN) and pair.p_corrected > 0.5 and abs(pair.effect.mean) < 1e-3
+    assert any({"LoRA", "twin"} <= set(group) for group in found.groups[pair.comparison])
+
+
+@pytest.mark.slow  # as above
+def test_a_method_that_was_crippled_is_told_apart(trained):
+    pairs = [pair for pair in analyse(read(trained[1])).pairs if "crippled" in (pair.a, pair.b)]
+    assert [(pair.a, pair.b, pair.verdict) for pair in pairs] == [("LoRA", "crippled", BETTER), ("crippled", "twin", WORSE)]
+    assert all(pair.interval[0] > 0 or pair.interval[1] < 0 for pair in pairs)
+
+
+@pytest.mark.slow  # as above
+def test_a_study_that_is_done_is_found_done(trained):
+    study, folder = trained
+    said, kept = [], {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    conduct(study, folder, say=said.append)
+    assert not any(line.startswith("program") for line in said)
+    assert {path: path.read_bytes() for path in kept} == kept
+    write_report(folder)
+    assert {path: path.read_bytes() for path in kept} == kept

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from peftjax.study.rates import edge, further
 from peftjax.train.config import default_config, methods
 from peftjax.train.logs import read_metrics
 from peftjax.train.points import with_point
@@ -93,17 +94,12 @@ def tune(config: ConfigDict, folder: Path, say: Callable[[str], None]) -> dict:
         rate = {name: {k: rate_at(config, name, k) for k in ks} for name, ks in grids.items()}
         wanted = [Trial(name, value, seed) for name, ks in rate.items() for value in ks.values() for seed in config.tuning_seeds]
         rows = train(config, wanted, folder, say)
-        edges = {}
-        for name, ks in rate.items():
-            scores = scores_of(rows, name)
-            chosen = min(ks, key=lambda k: scores[ks[k]])
-            edges[name] = -1 if chosen == min(ks) else int(chosen == max(ks))
-        at_edge = [name for name, side in edges.items() if side]
+        by_step = {name: {k: scores_of(rows, name)[value] for k, value in ks.items()} for name, ks in rate.items()}
+        at_edge = [name for name, scores in by_step.items() if edge(scores)]
         if not at_edge or turn == config.rounds:
             break
         for name in at_edge:
-            ends = (min(grids[name]) - 1, min(grids[name]) - 2) if edges[name] < 0 else (max(grids[name]) + 1, max(grids[name]) + 2)
-            grids[name] = sorted([*grids[name], *ends])
+            grids[name] = sorted([*grids[name], *further(by_step[name], 2)])
     scores = {name: scores_of(rows, name) for name in grids}
     return {"rows": rows, "at": {name: min(found, key=lambda r: found[r]) for name, found in scores.items()}, "edge": at_edge}
 

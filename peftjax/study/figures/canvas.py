@@ -1,7 +1,7 @@
 """The look that all pictures of a study share: methods keep their colour and marker, axes are plain, text is legible at a page's width."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from peftjax.train.curves import BLUE, GREEN, ORANGE, PURPLE, RED
@@ -35,6 +35,29 @@ def panels(count: int, columns: int = 3, width: float = 3.4, height: float = 3.0
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=8)
     return figure, axes[:count]
+
+
+def comparisons(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], str]:
+    """(data, budget, size) of rows of a table, with a panel's title for each: `icd, small`, and the records where sizes differ."""
+    found = list(dict.fromkeys((row["data"], row["budget"], row["size"]) for row in rows))
+    several = len({size for *_, size in found}) > 1
+    return {place: f"{place[0]}, {place[1]}" + (f", {place[2] or 'all'} records" if several else "") for place in found}
+
+
+def apart(values: Iterable[float], least: float = 1.3) -> list[float]:
+    """Of positive values those that are at least `least` times the one before, to two digits: labels of a logarithmic axis."""
+    found: list[float] = []
+    for value in sorted({float(f"{value:.2g}") for value in values}):
+        if not found or value >= least * found[-1]:
+            found.append(value)
+    return found
+
+
+def log_ticks(axes, values: Iterable[float]) -> None:
+    """Marks a logarithmic horizontal axis at the values that stand on it, and nowhere else."""
+    axes.set_xticks(apart(values))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def title(axes, text: str) -> None:

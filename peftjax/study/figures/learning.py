@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from peftjax.study.figures.canvas import legend, look, panels, png, title
+from peftjax.study.figures.canvas import comparisons, legend, look, panels, png, title
 from peftjax.train.curves import smoothed
 
 POINTS = 60
@@ -16,13 +16,12 @@ def learning(runs: Sequence[dict[str, Any]], methods: Sequence[str]) -> bytes | 
     from matplotlib.ticker import LogLocator, NullFormatter
 
     runs = [run for run in runs if not run["error"]]
-    places = list(dict.fromkeys((run["data"], run["budget"], run["size"]) for run in runs))
+    places = comparisons(runs)
     if not places:
         return None
-    several = len({size for *_, size in places}) > 1
     figure, axes = panels(len(places))
     handles = {}
-    for one, place in zip(axes, places, strict=True):
+    for one, (place, words) in zip(axes, places.items(), strict=True):
         for method in methods:
             own = [run["curve"] for run in runs if (run["data"], run["budget"], run["size"]) == place and run["method"] == method]
             if not own:
@@ -39,7 +38,7 @@ def learning(runs: Sequence[dict[str, Any]], methods: Sequence[str]) -> bytes | 
         one.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=12))
         one.yaxis.set_major_formatter("{x:g}")
         one.yaxis.set_minor_formatter(NullFormatter())
-        title(one, f"{place[0]}, {place[1]}" + (f", {place[2] or 'all'} records" if several else ""))
+        title(one, words)
         one.set_xlabel("step", fontsize=8.5)
         one.set_ylabel("training loss (nats a token)", fontsize=8.5)
     legend(figure, handles)

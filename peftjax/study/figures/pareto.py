@@ -6,7 +6,7 @@ The broad line joins those that none beats on both, thin ones the points of a me
 from collections.abc import Mapping, Sequence
 
 from peftjax.study.compare import Analysis
-from peftjax.study.figures.canvas import GREY, legend, look, panels, png, title
+from peftjax.study.figures.canvas import GREY, legend, log_ticks, look, panels, png, title
 
 
 def pareto(
@@ -53,10 +53,8 @@ def pareto(
         one.set_ylabel(analysis.measure.label(analysis.metrics[name]), fontsize=8.5)
         there = [cost for cost, _ in points.values()]
         if log and max(there) > 2 * min(there):
-            one.set_xscale("log", subs=())
-            one.set_xticks(sorted({float(f"{cost:.2g}") for cost in there}))
-            one.xaxis.set_major_formatter("{x:g}")
-            one.tick_params(axis="x", rotation=45)
+            one.set_xscale("log")
+            log_ticks(one, there)
         one.margins(x=0.12)
     handles["none better and cheaper"] = axes[0].plot([], [], color="#bbbbbb", linewidth=5)[0]
     legend(figure, handles)

@@ -5,19 +5,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from peftjax.study.fair import mean_scores
-from peftjax.study.figures.canvas import legend, look, panels, png, title
+from peftjax.study.figures.canvas import comparisons, legend, log_ticks, look, panels, png, title
 from peftjax.study.rates import best
 
 
 def tuning(trials: Sequence[dict[str, Any]], methods: Sequence[str]) -> bytes | None:
     """The picture; None without trials. A trial that diverged stands as a cross at the top."""
-    places = list(dict.fromkeys((trial["data"], trial["budget"], trial["size"]) for trial in trials))
+    places = comparisons(trials)
     if not places:
         return None
-    several = len({size for *_, size in places}) > 1
     figure, axes = panels(len(places))
     handles = {}
-    for one, place in zip(axes, places, strict=True):
+    for one, (place, words) in zip(axes, places.items(), strict=True):
         for method in methods:
             own = [t for t in trials if (t["data"], t["budget"], t["size"]) == place and t["method"] == method]
             scores, rates = mean_scores(own), {t["k"]: t["rate"] for t in own}
@@ -32,7 +31,8 @@ def tuning(trials: Sequence[dict[str, Any]], methods: Sequence[str]) -> bytes | 
             diverged = [rates[k] for k in steps if not math.isfinite(scores[k])]
             one.plot(diverged, [0.97] * len(diverged), "x", color=style["color"], transform=one.get_xaxis_transform(), markersize=6)
         one.set_xscale("log")
-        title(one, f"{place[0]}, {place[1]}" + (f", {place[2] or 'all'} records" if several else ""))
+        log_ticks(one, [t["rate"] for t in trials if (t["data"], t["budget"], t["size"]) == place])
+        title(one, words)
         one.set_xlabel("learning rate", fontsize=8.5)
         measure = trials[0]["measure"]
         one.set_ylabel("validation loss (nats a token)" if measure == "loss" else f"−{measure.replace('_', ' ')}, validation", fontsize=8.5)
