@@ -25,14 +25,14 @@ BATCH = flags.DEFINE_integer("batch", 8, "Of a search: how many points at once."
 
 
 def main(_):
-    from peftjax.train.points import points_of
+    from peftjax.train.points import points_of, ranges_of
     from peftjax.train.sweep.comparison import write_comparison
     from peftjax.train.sweep.folder import default_folder
     from peftjax.train.sweep.job import alone
     from peftjax.train.sweep.launch import launch
     from peftjax.train.sweep.launchers import as_resources, launcher
     from peftjax.train.sweep.score import require_metric
-    from peftjax.train.sweep.search import ranges_of, search
+    from peftjax.train.sweep.search import search
     from peftjax.train.sweep.together import packed
 
     logging.set_verbosity(logging.WARNING)

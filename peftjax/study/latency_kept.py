@@ -51,11 +51,12 @@ def measured(
 
 
 def pooled(sittings: Sequence[Latency]) -> Latency:
-    """Sittings of the same arms in one case as one: their rounds together."""
+    """Sittings of the same arms in one case as one: their rounds together, and intervals that know of the sittings."""
     rows = []
     for row in sittings[0].rows:
         times, against = ([t for one in sittings for t in one.row(arm, row.case).times] for arm in (row.arm, row.against))
-        ratio = None if row.over is None else over(times, against)
+        counts = [len(one.row(row.arm, row.case).times) for one in sittings]
+        ratio = None if row.over is None else over(times, against, sittings=counts)
         rows.append(dataclasses.replace(row, times=tuple(times), seconds=spread(times), over=ratio))
     return _with_rows(sittings, rows)
 

@@ -4,7 +4,8 @@
     over(seconds["lora"], seconds["base"])                            Ratio(1.043, 1.031, 1.055)
 
 A round calls every program once, in an order drawn anew; so whatever slows the machine down for a while is in the same rounds of all. A
-ratio is the median of the rounds' own ratios, and its interval is of the bootstrap that draws whole rounds (Efron 1979, percentiles).
+ratio is the median of the rounds' own ratios, and its interval is of the bootstrap that draws whole rounds (Efron 1979, percentiles), of
+several sittings whole sittings first.
 How many rounds there are is settled before the first of them counts.
 """
 
@@ -48,17 +49,26 @@ def spread(seconds: Sequence[float]) -> Spread:
     return Spread(float(median), float(low), float(high))
 
 
-def over(seconds: Sequence[float], base: Sequence[float], seed: int = 0) -> Ratio:
+def over(seconds: Sequence[float], base: Sequence[float], seed: int = 0, sittings: Sequence[int] = ()) -> Ratio:
     """How many times as long `seconds` are as `base`, both of the same rounds.
+
+    Args:
+        sittings: how many of the rounds, in this order, each sitting had, where there were several. The bootstrap then draws sittings first
+            and rounds within them: programs are compiled anew in each, and what sittings differ by no number of rounds tells.
 
     Raises:
         ValueError: other numbers of rounds, or none.
     """
     if len(seconds) != len(base) or not len(base):
         raise ValueError(f"{len(seconds)} rounds are compared with {len(base)}; both must be of the same rounds, and of one at least")
-    ratios = np.asarray(seconds, np.float64) / np.asarray(base, np.float64)
-    drawn = np.random.default_rng(seed).integers(0, len(ratios), (RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(ratios[drawn], axis=1), (2.5, 97.5))
+    ratios, rng = np.asarray(seconds, np.float64) / np.asarray(base, np.float64), np.random.default_rng(seed)
+    if len(sittings) > 1:
+        parts = np.split(ratios, np.cumsum(sittings)[:-1])
+        chosen = rng.integers(0, len(parts), (RESAMPLES, len(parts)))
+        medians = [np.median(np.concatenate([rng.choice(parts[one], len(parts[one])) for one in row])) for row in chosen]
+    else:
+        medians = np.median(ratios[rng.integers(0, len(ratios), (RESAMPLES, len(ratios)))], axis=1)
+    low, high = np.percentile(medians, (2.5, 97.5))
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 

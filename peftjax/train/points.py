@@ -132,21 +132,44 @@ def sample(count: int, ranges: Mapping[str, Range], seed: int = 0) -> list[Point
     return [{field: range_.at(draw(number, field)) for field, range_ in ranges.items()} for number in range(count)]
 
 
-def points_of(path: str | Path) -> list[Point]:
-    """What `def sweep()` of a config file lists; `path` may have a variant, as in `configs/x.py:runlocal`, which does not change it.
+def given_by(path: str | Path, function: str, example: str) -> tuple[Any, str]:
+    """(what `def <function>()` of a config file gives, the file). `path` may have a variant, as in `configs/x.py:runlocal`, which does not
+    change it.
 
     Raises:
-        ValueError: the file has no `sweep`, or it gives something else than points.
+        ValueError: the file has no such function; `example` is what it could return.
     """
     file = str(path).partition(":")[0]
     module = runpy.run_path(file)
-    if "sweep" not in module:
-        raise ValueError(f"{file} has no sweep(); add `def sweep(): return product({{'optimizer.learning_rate': (1e-3, 3e-3)}})`, "
-                         "see peftjax/train/points.py")
-    points = module["sweep"]()
+    if function not in module:
+        raise ValueError(f"{file} has no {function}(); add `def {function}(): return {example}`, see peftjax/train/points.py")
+    return module[function](), file
+
+
+def points_of(path: str | Path) -> list[Point]:
+    """What `def sweep()` of a config file lists.
+
+    Raises:
+        ValueError: as `given_by`, or it gives something else than points.
+    """
+    points, file = given_by(path, "sweep", "product({'optimizer.learning_rate': (1e-3, 3e-3)})")
     if not isinstance(points, list | tuple) or not all(isinstance(point, Mapping) for point in points):
         raise ValueError(f"sweep() of {file} gives {points!r:.100}; it must give a list of dicts from dotted fields to values")
     return [dict(point) for point in points]
+
+
+def ranges_of(path: str | Path) -> dict[str, Range]:
+    """What `def search()` of a config file draws from.
+
+    Raises:
+        ValueError: as `given_by`, or it gives something else than ranges.
+    """
+    ranges, file = given_by(path, "search", "{'optimizer.learning_rate': log_uniform(1e-4, 1e-2)}")
+    if not isinstance(ranges, Mapping) or not all(isinstance(one, Range) for one in ranges.values()):
+        raise ValueError(
+            f"search() of {file} gives {ranges!r:.100}; it must give a dict from dotted fields to log_uniform, uniform or choice"
+        )
+    return dict(ranges)
 
 
 def with_point(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:

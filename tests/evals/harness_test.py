@@ -143,6 +143,7 @@ def write_tasks(folder):
     return list(tasks)
 
 
+@pytest.mark.slow  # imports the harness, which takes most of seventeen seconds; its conventions are tested above without it
 def test_the_harness_runs_its_tasks_on_a_model(tmp_path):
     pytest.importorskip("lm_eval", reason="the harness comes with the extra evals")
     names, model = write_tasks(tmp_path), subject()

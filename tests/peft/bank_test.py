@@ -92,12 +92,14 @@ def test_other_numbers_are_no_other_program_and_may_be_traced():
     assert traced._cache_size() == 1
 
 
+@pytest.mark.slow  # two models of three adapters, the ways compared: six seconds
 def test_gathered_once_is_gathered_in_each_step():
     params, numbers = bank("lora", "houlsby", "patterns"), [2, 0, -1]
     once, anew = (Decoder(TIED).apply({"params": choose(params, numbers, gather=gather)}, IDS[:3]) for gather in (True, False))
     np.testing.assert_allclose(once, anew, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow  # two models of three adapters: six seconds
 def test_stacks_may_be_cut():
     ids, numbers = tokens(), [0, 2, 1]
     names = ("upper layer", "mixed", "patterns")

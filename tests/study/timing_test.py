@@ -1,5 +1,6 @@
 """Turns and ratios on a clock that the test moves: no time is measured here."""
 
+import numpy as np
 import pytest
 
 from peftjax.study.timing import LEAST, Ratio, in_turns, over, spread
@@ -65,3 +66,14 @@ def test_spread_is_median_and_quartiles():
 def test_rounds_must_be_the_same():
     with pytest.raises(ValueError, match="2 rounds are compared with 1"):
         over([1.0, 2.0], [1.0])
+
+
+def test_sittings_that_differ_widen_the_interval_and_those_that_agree_do_not():
+    noise = np.random.default_rng(0).normal(0, 0.002, 60)
+    base = np.ones(60)
+    agree, differ = 1.1 + noise, np.concatenate([1.1 + noise[:20], 1.5 + noise[20:40], 1.5 + noise[40:]])
+    one, two = over(agree, base), over(agree, base, sittings=(20, 20, 20))
+    assert two.value == one.value and two.high - two.low < 3 * (one.high - one.low) < 0.02
+    wide = over(differ, base, sittings=(20, 20, 20))
+    assert wide.low < 1.2 and wide.high > 1.4 and over(differ, base).low > 1.4  # rounds alone know nothing of it
+    assert over(agree, base, sittings=(60,)) == one

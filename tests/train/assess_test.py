@@ -165,6 +165,7 @@ def test_an_empty_split_and_a_missing_file(tmp_path):
         assess(question(base=str(base), changes={"data.name": str(tmp_path / "none.jsonl")}), tmp_path / "out", silent)
 
 
+@pytest.mark.slow  # trains and evaluates a classifier: seven seconds; its metrics are tested in classify_test
 def test_a_classifier_is_evaluated_by_its_labels(tmp_path):
     trained = run(tiny_encoder.tiny_config(tmp_path), tmp_path / "run")
     folder = assess(question(str(trained)), tmp_path / "out", silent)
@@ -177,6 +178,7 @@ def test_a_classifier_is_evaluated_by_its_labels(tmp_path):
         assess_harness(question(str(trained)), ["x"], workdir=tmp_path / "harness", say=silent)
 
 
+@pytest.mark.slow  # imports the harness and runs it: thirteen seconds
 def test_the_harness_in_a_work_directory(trained, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval", reason="the harness comes with the extra evals")
     rows = write_rows(tmp_path / "rows.jsonl")

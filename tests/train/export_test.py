@@ -193,6 +193,7 @@ def of_qlora(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("qlora"), lora(rank=4, alpha=32), quantise="embed=int8,all-linear=int4")
 
 
+@pytest.mark.slow  # its run, on a quantised base, and itself take eleven seconds
 def test_a_run_on_a_quantised_base_is_found_on_it_again(of_qlora, tmp_path):
     """And so is its adapter from a directory, unless that is asked for otherwise."""
     assert of_qlora.base.quantise == [["embed", "int8"], ["all-linear", "int4"]]
@@ -207,6 +208,7 @@ def test_a_run_on_a_quantised_base_is_found_on_it_again(of_qlora, tmp_path):
         ready(base=of_qlora.base.uri, adapter=str(tmp_path / "peft"), quantise=None)
 
 
+@pytest.mark.slow  # needs the run on a quantised base
 def test_merged_weights_of_a_quantised_base_are_dense(of_qlora, tmp_path):
     (folder,) = export(of_qlora, tmp_path, ["merged"])
     merged, wanted = load_base(folder), logits(of_qlora.params, of_qlora.base.config, of_qlora.segments)
@@ -214,6 +216,7 @@ def test_merged_weights_of_a_quantised_base_are_dense(of_qlora, tmp_path):
     np.testing.assert_allclose(logits(merged.params, merged.config), wanted, atol=1e-4)
 
 
+@pytest.mark.slow  # needs the run on a quantised base; budgets are tested in certificate_test
 def test_an_adapter_is_folded_into_the_quantised_weights_within_a_budget(of_qlora, tmp_path):
     text, lines = write_text(tmp_path / "text.jsonl"), []
     (folder,) = export(of_qlora, tmp_path / "out", ["quantised"], budget=Budget(kl=1.0), sample=str(text), say=lines.append)

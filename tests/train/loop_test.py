@@ -153,6 +153,7 @@ def test_a_report_that_was_not_written_is_written(finished, tiny):
     assert (finished / "report.md").exists()
 
 
+@pytest.mark.slow  # a run of its own: eight seconds; evaluate_test holds an untouched base to a forgetting of 0
 def test_before_training_the_base_itself_is_measured(tiny, tmp_path):
     """Also where the adapters do not start as the base."""
     config = tiny_config(tiny)

@@ -16,6 +16,7 @@ from peftjax.train.points import (
     log_uniform,
     points_of,
     product,
+    ranges_of,
     sample,
     uniform,
     with_point,
@@ -124,3 +125,15 @@ def test_a_config_file_lists_its_points(tmp_path):
     bad.write_text("def sweep():\n    return {'train.seed': (1, 2)}\n")
     with pytest.raises(ValueError, match="it must give a list of dicts"):
         points_of(bad)
+
+
+def test_a_config_file_says_its_ranges(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("from peftjax.train.points import choice\ndef search():\n    return {'train.seed': choice(1, 2)}\n")
+    assert ranges_of(f"{path}:runlocal") == {"train.seed": choice(1, 2)}
+    path.write_text("def search():\n    return {'train.seed': (1, 2)}\n")
+    with pytest.raises(ValueError, match="it must give a dict"):
+        ranges_of(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"has no search\(\)"):
+        ranges_of(path)

@@ -12,7 +12,6 @@ al., 2011), seeded with the number of the batch: an interrupted search asks for 
 
 import json
 import math
-import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,24 +25,6 @@ from peftjax.train.sweep.score import LOWER, require_metric, score
 
 JOURNAL = "study.journal"
 DIVERGED = "training has diverged"  # in the error of a loss that is not finite
-
-
-def ranges_of(path: str | Path) -> dict[str, Range]:
-    """What `def search()` of a config file says; `path` may have a variant.
-
-    Raises:
-        ValueError: the file has no `search`, or it gives something else than ranges.
-    """
-    file = str(path).partition(":")[0]
-    module = runpy.run_path(file)
-    if "search" not in module:
-        raise ValueError(f"{file} has no search(); add `def search(): return {{'optimizer.learning_rate': log_uniform(1e-4, 1e-2)}}`, "
-                         "see peftjax/train/points.py")
-    found = module["search"]()
-    if not isinstance(found, Mapping) or not all(isinstance(one, Range) for one in found.values()):
-        raise ValueError(f"search() of {file} gives {found!r:.100}; it must give a dict from dotted fields to log_uniform, uniform or "
-                         "choice")
-    return dict(found)
 
 
 def search(

@@ -10,7 +10,7 @@ from peftjax.train.config import default_config, methods
 from peftjax.train.ending import write_failure
 from peftjax.train.points import choice, log_uniform
 from peftjax.train.sweep.folder import planned
-from peftjax.train.sweep.search import best_point, ranges_of, search
+from peftjax.train.sweep.search import best_point, search
 from peftjax.train.sweep.standing import standings
 
 optuna = pytest.importorskip("optuna")
@@ -77,15 +77,3 @@ def test_another_search_in_the_folder_is_refused(tmp_path):
 def test_a_run_without_validation_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="without a value of a metric on validation rows"):
         run(tmp_path, 1, lambda jobs: [(job.folders[0] / "result.json").write_text("{}") for job in jobs])
-
-
-def test_a_config_file_says_its_ranges(tmp_path):
-    path = tmp_path / "config.py"
-    path.write_text("from peftjax.train.points import choice\ndef search():\n    return {'train.seed': choice(1, 2)}\n")
-    assert ranges_of(f"{path}:runlocal") == {"train.seed": choice(1, 2)}
-    path.write_text("def search():\n    return {'train.seed': (1, 2)}\n")
-    with pytest.raises(ValueError, match="it must give a dict"):
-        ranges_of(path)
-    path.write_text("")
-    with pytest.raises(ValueError, match=r"has no search\(\)"):
-        ranges_of(path)
