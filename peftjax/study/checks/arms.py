@@ -59,7 +59,7 @@ def compare(rows: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[AtRate, AtR
     """Each pair (a, b), corrected by Holm over all of them; `region` in nats a token is what counts as no difference."""
     effects = [effect(by_group(differences(rows, a, b), of_arm(rows, *a)[0]["groups"])) for a, b in pairs]
     p_values, equivalent = holm([one.p() for one in effects]), holm([tost(one, region) for one in effects])
-    return [Comparison(one, p, q, _word(one, p, q)) for one, p, q in zip(effects, p_values, equivalent, strict=True)]
+    return [Comparison(one, p, q, word(one, p, q)) for one, p, q in zip(effects, p_values, equivalent, strict=True)]
 
 
 def over_seeds(values: np.ndarray) -> tuple[float, float]:
@@ -70,8 +70,8 @@ def over_seeds(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def _word(one: Effect, p: float, p_equivalent: float, level: float = 0.05) -> str:
-    """BETTER is a lower loss here."""
+def word(one: Effect, p: float, p_equivalent: float, level: float = 0.05) -> str:
+    """BETTER is a lower loss here: a verdict from a corrected test and a corrected test of equivalence."""
     if p_equivalent <= level:
         return TIE
     if p <= level:

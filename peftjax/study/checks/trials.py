@@ -122,12 +122,17 @@ def train(config: ConfigDict, trials: Sequence[Trial], folder: Path, say: Callab
     """Does what is left of these trials; their rows, in their order."""
     configs = [config_of(config, trial) for trial in trials]
     folders = [(Path(config.runs) if config.runs else folder / "runs") / trial.folder for trial in trials]
+    do(configs, folders, say)
+    return [row(trial, path) for trial, path in zip(trials, folders, strict=True)]
+
+
+def do(configs: Sequence[ConfigDict], folders: Sequence[Path], say: Callable[[str], None]) -> None:
+    """Trains what is left of these runs, together where they can be."""
     left = [n for n, path in enumerate(folders) if not (path / "result.json").exists() and not (path / "failed.json").exists()]
-    say(f"{len(left)} of {len(trials)} runs to do")
+    say(f"{len(left)} of {len(folders)} runs to do")
     for group in programs([configs[n] for n in left]):
         numbers = [left[n] for n in group]
         run_population([configs[n] for n in numbers], [folders[n] for n in numbers], say=say)
-    return [row(trial, path) for trial, path in zip(trials, folders, strict=True)]
 
 
 def row(trial: Trial, folder: Path) -> dict[str, Any]:
