@@ -189,11 +189,12 @@ def judge(measured: dict[str, Any]) -> Finding:
         return Claim(f"{a} - {b}", predicted or "", said, verdict)
 
     claims = (
-        claim(f"{FUSION}, {few}", f"{LORA}, {few}", "lower loss, interval without 0"), claim(f"{FUSION}, {many}", f"{LORA}, {many}", None),
+        claim(f"{FUSION}, {few}", f"{LORA}, {few}", "lower loss, interval without 0"),
+        *(claim(f"{FUSION}, {size}", f"{LORA}, {size}", None) for size in sizes if size != few),
         *(claim(f"{FUSION}, {size}", f"{RANDOM}, {size}", "lower loss, interval without 0") for size in sizes),
         claim(STACK, BASE, "lower loss, interval without 0"),
     )
-    told = {(one.what) for one in claims}
+    told = {one.what for one in claims}
     others = tuple(claim(a, b, None) for a, b in wanted if f"{a} - {b}" not in told)
     names = list(dict.fromkeys(one["pair"] for one in arms[BASE]))
     trains = {one["arm"]: one["parameters"] for one in measured["measure"] if not one["error"]}
