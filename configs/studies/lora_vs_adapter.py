@@ -6,7 +6,13 @@ Base: tiny:t64, a decoder of 4 layers of width 64 that was trained from scratch 
 methods compare there and nothing of larger ones; it hardly ever answers a whole row rightly, so methods are compared by their loss on the
 test items, in nats a token. Methods: LoRA on all linear layers (2106.09685, 2021), Pfeiffer (2005.00247, 2020), Houlsby (1902.00751, 2019).
 Data: Home Assistant intents in English, ICD-10-CM chapters, and the bank's facts asked without their text; training and test differ in
-whole templates, categories and products. `:runlocal` is the same in a few steps, to see that everything works.
+whole templates, categories and products.
+
+Measured on 2 CPU cores that other work shared, in some 30 minutes, ten seeds (as many as was settled before any was measured): of 18 pairs
+14 are told apart. LoRA is best on all three sets at 9,728 parameters; at 38,912 Pfeiffer is best on Home Assistant and ICD chapters, LoRA
+on the bank's facts; by ranks over all six LoRA and Pfeiffer are not told apart. The README has the table.
+
+`:runlocal` is the same in a few steps, to see that everything works.
 """
 
 from peftjax.peft import houlsby, lora, pfeiffer
