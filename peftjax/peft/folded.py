@@ -12,7 +12,7 @@ from peftjax.nn.kernels import Entry
 from peftjax.nn.shared import STORE, fill
 from peftjax.nn.tree import put, walk
 from peftjax.peft.prefix import PrefixEncoder
-from peftjax.peft.prompt import PromptEncoder
+from peftjax.peft.prompt import PromptEncoder, PromptLSTM
 
 
 def folded(params: dict) -> dict:
@@ -28,7 +28,7 @@ def folded(params: dict) -> dict:
 
 def _folded(entry: Entry, store: dict) -> Entry:
     """An entry, or what it is for some rows of a batch, without its encoder."""
-    if isinstance(entry, PromptEncoder | PrefixEncoder):
+    if isinstance(entry, PromptEncoder | PromptLSTM | PrefixEncoder):
         return fill(entry, store).folded()
     base = getattr(entry, "base", None)
     return dataclasses.replace(entry, base=_folded(base, store)) if isinstance(base, Entry) else entry

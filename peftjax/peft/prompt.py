@@ -3,8 +3,9 @@
     before  prompt = (absent)
     after   prompt = {"default": Prompt(embedding=[P, D])}                                          prompt_tuning()
             prompt = {"default": PromptEncoder(embedding=[P, D], down=[M, D], ..., up=[M, D], ...)}        p_tuning()
+            prompt = {"default": PromptLSTM(embedding=[P, D], first=[2, 4M, D], ..., up=[2M, D], ...)}     p_tuning(encoder="lstm")
 
-    [V ; E(x)]        V = embedding, or relu(relu(embedding Dᵀ + d) H + h) U + u
+    [V ; E(x)]        V = embedding, or relu(relu(embedding Dᵀ + d) H + h) U + u, or relu(LSTM(embedding) H + h) U + u
 
 Virtual tokens are in units of the base's embedding: where that is scaled on its way into the stream (Gemma), they are scaled too. HF
 PEFT stores V, of both methods, as `prompt_embeddings` [P, D] (on Gemma times the scale); the encoder of P-tuning is lost there, and kept
@@ -18,13 +19,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from peftjax.hints import did_you_mean
 from peftjax.nn.context import PROMPT
 from peftjax.nn.kernels import Entry, Kernel, lookup, node
 from peftjax.nn.tree import get, put
 from peftjax.peft.bounds import require_positive
 from peftjax.peft.keys import Draw, kaiming
+from peftjax.peft.lstm import both_ways
 
 INITS = ("random", "vocabulary", "text")
+ENCODERS = ("mlp", "lstm")
 
 
 @node(arrays=("embedding",), static=("name",))
@@ -75,6 +79,45 @@ class PromptEncoder(Entry):
     def folded(self) -> Prompt:
         """The virtual tokens themselves."""
         h = jax.nn.relu(self.embedding @ self.down.T + self.down_bias[None])
+        h = jax.nn.relu(h @ self.middle + self.middle_bias[None])
+        return Prompt(h @ self.up + self.up_bias[None], self.name)
+
+
+@node(arrays=("embedding", "first", "deeper", "states", "biases", "middle", "middle_bias", "up", "up_bias"), static=("name",))
+@dataclasses.dataclass(frozen=True)
+class PromptLSTM(Entry):
+    """The entry whose virtual tokens an LSTM of N layers in both directions and two linear layers make. embedding: [P, D]; first
+    [2, 4M, D] and deeper [N-1, 2, 4M, 2M] (None with one layer): of what a layer reads; states: [N, 2, 4M, M]; biases: [N, 2, 2, 4M], of
+    inputs and of states (see `peftjax.peft.lstm`); middle: [2M, 2M]; middle_bias: [2M]; up: [2M, D]; up_bias: [D]. In HF PEFT `embedding`,
+    `lstm_head` and `mlp_head.{0,2}`, of which files have nothing."""
+
+    embedding: jax.Array
+    first: jax.Array
+    deeper: jax.Array | None
+    states: jax.Array
+    biases: jax.Array
+    middle: jax.Array
+    middle_bias: jax.Array
+    up: jax.Array
+    up_bias: jax.Array
+    name: str
+
+    trainable = ("embedding", "first", "deeper", "states", "biases", "middle", "middle_bias", "up", "up_bias")
+    matrices = ("embedding", "first", "deeper", "states", "middle", "up")
+
+    @property
+    def length(self):
+        return self.embedding.shape[-2]
+
+    def rows(self, batch, dtype, key=None):
+        """See `peftjax.nn.context`: the same for all rows, computed in float32."""
+        return self.folded().embedding.astype(dtype), None
+
+    def folded(self) -> Prompt:
+        """The virtual tokens themselves."""
+        h = both_ways(self.embedding, self.first, self.states[0], self.biases[0])
+        for number in range(self.states.shape[0] - 1):
+            h = both_ways(h, self.deeper[number], self.states[number + 1], self.biases[number + 1])
         h = jax.nn.relu(h @ self.middle + self.middle_bias[None])
         return Prompt(h @ self.up + self.up_bias[None], self.name)
 
@@ -134,23 +177,31 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
 
 @dataclasses.dataclass(frozen=True)
 class p_tuning:  # noqa: N801
-    """Virtual tokens that a trained network makes of trained embeddings: three linear layers, as in HF PEFT.
+    """Virtual tokens that a trained network makes of trained embeddings, as in HF PEFT.
 
         [V ; E(x)],  V = relu(relu(embedding Dᵀ + d) H + h) U + u
 
     Attributes:
         length: P.
         hidden: M, width of the network.
+        encoder: "mlp", three linear layers, or "lstm", an LSTM over the virtual tokens in both directions and two linear layers.
+        depth: N, layers of the LSTM.
         name: of the adapter.
     """
 
     length: int = 10
     hidden: int = 128
+    encoder: str = "mlp"
+    depth: int = 2
     name: str = "default"
 
     def __post_init__(self):
         if self.length < 1 or self.hidden < 1:
             raise ValueError(f"p_tuning length {self.length} and hidden {self.hidden} must be positive")
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"p_tuning encoder {self.encoder!r} is none of {', '.join(ENCODERS)}{did_you_mean(self.encoder, ENCODERS)}")
+        if self.depth < 1 or (self.encoder == "mlp" and self.depth != 2):
+            raise ValueError(f"p_tuning depth {self.depth} must be positive, and belongs to encoder='lstm': the other has three layers")
 
     @property
     def ahead(self) -> int:
@@ -165,13 +216,29 @@ class p_tuning:  # noqa: N801
         """What `peftjax.peft.folded` leaves."""
         return prompt_tuning(self.length, name=self.name)
 
-    def _entry(self, table: Any, draw: Draw) -> PromptEncoder:
+    def _entry(self, table: Any, draw: Draw) -> PromptEncoder | PromptLSTM:
         width, hidden = table.shape[-1], self.hidden
+        if self.encoder == "lstm":
+            return self._lstm(width, draw)
         return PromptEncoder(
             embedding=draw("embedding", lambda key: jax.random.normal(key, (self.length, width))),
             down=draw("down", kaiming(width, hidden, width)), down_bias=draw("down_bias", kaiming(width, hidden)),
             middle=draw("middle", kaiming(hidden, hidden, hidden)), middle_bias=draw("middle_bias", kaiming(hidden, hidden)),
             up=draw("up", kaiming(hidden, hidden, width)), up_bias=draw("up_bias", kaiming(hidden, width)), name=self.name,
+        )
+
+
+    def _lstm(self, width: int, draw: Draw) -> PromptLSTM:
+        hidden, deep = self.hidden, self.depth - 1
+        return PromptLSTM(
+            embedding=draw("embedding", lambda key: jax.random.normal(key, (self.length, width))),
+            first=draw("first", kaiming(hidden, 2, 4 * hidden, width)),
+            deeper=draw("deeper", kaiming(hidden, deep, 2, 4 * hidden, 2 * hidden)) if deep else None,
+            states=draw("states", kaiming(hidden, self.depth, 2, 4 * hidden, hidden)),
+            biases=draw("biases", kaiming(hidden, self.depth, 2, 2, 4 * hidden)),
+            middle=draw("middle", kaiming(2 * hidden, 2 * hidden, 2 * hidden)),
+            middle_bias=draw("middle_bias", kaiming(2 * hidden, 2 * hidden)),
+            up=draw("up", kaiming(2 * hidden, 2 * hidden, width)), up_bias=draw("up_bias", kaiming(2 * hidden, width)), name=self.name,
         )
 
 

@@ -29,6 +29,14 @@ def test_the_folded_tree_computes_the_same_and_is_that_of_the_folded_methods():
     assert folded_methods(METHODS)[2] is METHODS[2]
 
 
+def test_an_lstm_is_folded_into_what_it_computes():
+    method = p_tuning(length=2, hidden=3, encoder="lstm")
+    params = moved(attach(base(), [method], KEY))
+    plain = folded(params)
+    np.testing.assert_array_equal(get(plain, "prompt/default").embedding, get(params, "prompt/default").folded().embedding)
+    assert shapes(plain) == shapes(attach(base(), folded_methods([method]), KEY))
+
+
 def test_a_cut_stack_is_folded_layer_by_layer():
     parts = cut(moved(attach(base(), METHODS, KEY)), TINY, (1, 1))
     np.testing.assert_allclose(logits(folded(parts), segments=(1, 1)), logits(parts, segments=(1, 1)), rtol=1e-5, atol=1e-5)

@@ -66,7 +66,38 @@ def test_an_encoder_is_its_formula_and_starts_as_pytorchs_layers():
         assert 0.6 * fan**-0.5 < np.abs(getattr(network, field)).max() <= fan**-0.5, field
 
 
-@pytest.mark.parametrize(("method", "count"), [(prompt_tuning(length=10), 5_760), (p_tuning(length=10, hidden=128), 170_432)])
+def lstm_by_hand(x, inputs, states, biases):
+    """PyTorch's cell, a step after the other: gates i, f, g, o."""
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    hidden, cell, out = np.zeros(states.shape[-1]), np.zeros(states.shape[-1]), []
+    for row in x:
+        i, f, g, o = np.split(inputs @ row + biases[0] + states @ hidden + biases[1], 4)
+        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+        hidden = sigmoid(o) * np.tanh(cell)
+        out.append(hidden)
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_an_lstm_reads_in_both_directions_layer_on_layer(depth):
+    network = jax.tree.map(np.asarray, entry(p_tuning(length=4, hidden=3, encoder="lstm", depth=depth)))
+    h = network.embedding
+    for number in range(depth):
+        inputs = network.first if number == 0 else network.deeper[number - 1]
+        states, biases = network.states[number], network.biases[number]
+        h = np.concatenate([lstm_by_hand(h, inputs[0], states[0], biases[0]),
+                            lstm_by_hand(h[::-1], inputs[1], states[1], biases[1])[::-1]], axis=1)
+    want = np.maximum(h @ network.middle + network.middle_bias, 0) @ network.up + network.up_bias
+    np.testing.assert_allclose(network.rows(1, jnp.float32)[0], want, rtol=1e-5, atol=1e-6)
+    for leaf, fan in ((network.first, 3), (network.states, 3), (network.biases, 3), (network.middle, 6), (network.up, 6)):
+        assert 0.6 * fan**-0.5 < np.abs(leaf).max() <= fan**-0.5
+
+
+# of the LSTM: P D, 8 M (D + M + 2) in the first layer, 8 M (3 M + 2) in the second, then 2 M (2 M + 1) and D (2 M + 1)
+@pytest.mark.parametrize(("method", "count"), [
+    (prompt_tuning(length=10), 5_760), (p_tuning(length=10, hidden=128), 170_432),
+    (p_tuning(length=10, hidden=128, encoder="lstm"), 5_760 + 1024 * 706 + 1024 * 386 + 256 * 257 + 576 * 257),
+])
 def test_the_number_of_trainables_on_smollm2(method, count):
     params = jax.eval_shape(lambda params: attach(params, [method], KEY), abstract_params(SMOL))
     assert size(partition(params)[0])[0] == count
@@ -98,5 +129,9 @@ def test_what_cannot_be_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             prompt_tuning(**options)
+    with pytest.raises(ValueError, match=r"encoder 'lsmt' is none of mlp, lstm .did you mean 'lstm'"):
+        p_tuning(encoder="lsmt")
+    with pytest.raises(ValueError, match="depth 3 must be positive, and belongs to encoder='lstm'"):
+        p_tuning(depth=3)
     with pytest.raises(ValueError, match="length 2 and hidden 0 must be positive"):
         p_tuning(length=2, hidden=0)

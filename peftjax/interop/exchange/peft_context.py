@@ -3,7 +3,7 @@
 | peft_type | entry | prompt_embeddings, the only tensor |
 |---|---|---|
 | PROMPT_TUNING | Prompt | [P, D], times the scale of the base's embedding |
-| P_TUNING | PromptEncoder | the same, what the encoder computes: itself it is not stored |
+| P_TUNING | PromptEncoder, PromptLSTM | the same, what the encoder computes: itself it is not stored |
 | PREFIX_TUNING | Prefix, PrefixEncoder | [P, L · 2 · G K]: keys and values of each layer, what an encoder computes included |
 
 So a file of P-tuning, or of a projected prefix, is read as what was computed, with a note, and training cannot go on where it stopped;
@@ -24,10 +24,10 @@ from peftjax.interop.exchange.tensors import read_float32
 from peftjax.nn.context import KEYS_VALUES, PROMPT
 from peftjax.nn.shared import STORE
 from peftjax.peft.prefix import PrefixEncoder, prefix
-from peftjax.peft.prompt import PromptEncoder, p_tuning, prompt_tuning
+from peftjax.peft.prompt import PromptEncoder, PromptLSTM, p_tuning, prompt_tuning
 
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
-KINDS = ("Prompt", "PromptEncoder", "Prefix", "PrefixEncoder")
+KINDS = ("Prompt", "PromptEncoder", "PromptLSTM", "Prefix", "PrefixEncoder")
 KEY = "prompt_embeddings"
 READ = {
     "num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim", "num_transformer_submodules", "prompt_tuning_init",
@@ -98,10 +98,11 @@ def context_content(adapter: Adapter, base_config: Any) -> tuple[dict[str, np.nd
         "num_virtual_tokens": method.length, "token_dim": base_config.width, "num_attention_heads": base_config.heads,
     }
     if isinstance(method, p_tuning):
-        arrays["embedding"] = np.asarray(PromptEncoder(**arrays, name="").folded().embedding)
+        entry = PromptEncoder(**arrays, name="") if method.encoder == "mlp" else PromptLSTM(**{"deeper": None} | arrays, name="")
+        arrays["embedding"] = np.asarray(entry.folded().embedding)
         about |= {
-            "peft_type": "P_TUNING", "encoder_reparameterization_type": "MLP", "encoder_hidden_size": method.hidden,
-            "encoder_num_layers": 2, "encoder_dropout": 0.0,
+            "peft_type": "P_TUNING", "encoder_reparameterization_type": method.encoder.upper(), "encoder_hidden_size": method.hidden,
+            "encoder_num_layers": method.depth, "encoder_dropout": 0.0,
         }
     else:
         about |= {

@@ -58,6 +58,7 @@ METHODS = {
     "ranks": ("llama", [adalora(rank=3, target_rank=2, targets="q_proj"), loha(rank=2, rank_pattern={"blocks/1/.*": 3}, targets="v_proj")]),
     "transforms": ("llama", [ia3(), oft(block_size=4, targets="q_proj"), hra(rank=2, targets="o_proj"), road(group=8, targets="up_proj")]),
     "a prompt's encoder": ("llama", [p_tuning(length=2, hidden=3)]),
+    "a prompt's LSTM": ("llama", [p_tuning(length=2, hidden=3, encoder="lstm", depth=1)]),
     "a prefix's encoder": ("llama", [prefix(length=2, hidden=3, gates=2)]),
     "DiReFT": ("llama", [direft(rank=2, prefix_positions=2, suffix_positions=1)]),
     "other deltas": ("llama", [

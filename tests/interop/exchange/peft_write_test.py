@@ -134,6 +134,16 @@ def test_ranks_that_were_pruned_are_left_out_as_peft_leaves_them_out(variant, tm
         assert (tmp_path / "4" / file).read_bytes() == (tmp_path / "1" / file).read_bytes()
 
 
+def test_what_an_lstm_computed_is_written(tmp_path):
+    on, method = base("llama"), p_tuning(length=3, hidden=5, encoder="lstm")
+    params = moved(attach(on.params, [method], jax.random.key(0)))
+    write_peft(tmp_path, extract(params, [method]), on.config, on.uri)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["encoder_reparameterization_type"], config["encoder_num_layers"]) == ("LSTM", 2)
+    there = adapt(on, read_peft(tmp_path, on.config, on.params))
+    np.testing.assert_allclose(there.params["prompt"]["default"].embedding, params["prompt"]["default"].folded().embedding, atol=1e-6)
+
+
 def test_what_was_computed_is_written_of_an_encoder(tmp_path):
     """Prompts and prefixes of an encoder: PEFT's file has what it computes, and says that there was one."""
     on, found = base("llama"), {"tokens": np.arange(12).reshape(2, 6)}
