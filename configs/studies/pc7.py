@@ -24,7 +24,7 @@ def get_config(variant: str = ""):
     run.data.fractions = {"train": 0.6, "validation": 0.2, "test": 0.2}
     run.train.steps, run.train.batch_size = 60, 2
     run.checkpoint.every, run.checkpoint.keep_newest = 30, 10
-    run.eval.rows, run.eval.general.name, run.eval.general.rows, run.eval.general.length = 64, "general", 24, 256
+    run.eval.rows = 64
     config.arms = {
         "full": arm(full()), "LoRA r4": arm(lora(rank=4, alpha=16)), "LoRA r16": arm(lora(rank=16, alpha=16)),
         "LoRA r64": arm(lora(rank=64, alpha=16)), "Houlsby": arm(houlsby(size=64)), "Pfeiffer": arm(pfeiffer(size=128)), "IA3": arm(ia3()),
@@ -33,7 +33,7 @@ def get_config(variant: str = ""):
     config.starts = {"full": -1, "IA3": 1}
     if variant == "runlocal":
         config.arms = {name: config.arms[name] for name in ("full", "LoRA r16")}
-        run.train.steps, run.checkpoint.every, run.eval.rows, run.eval.general.rows = 25, 10, 8, 4
+        run.train.steps, run.checkpoint.every, run.eval.rows = 25, 10, 8
         config.rates, config.rounds, config.tuning_seeds = 3, 0, (0, 1)
     elif variant:
         raise ValueError(f"no variant {variant!r}; there is runlocal")

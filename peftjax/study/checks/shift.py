@@ -41,7 +41,7 @@ def sums(logs: jax.Array, of_base: jax.Array, batch: Batch) -> tuple[jax.Array, 
 
 
 class Shift:
-    """Measures parameters against a base on the test rows and the general text of a run's config.
+    """Measures parameters against a base on the test rows of a run's config and on its general text, or the usual one where it has none.
 
     Args:
         base: with its tokenizer.
@@ -49,6 +49,8 @@ class Shift:
     """
 
     def __init__(self, base: Base, config: Any):
+        config = config.copy_and_resolve_references()
+        config.eval.general.name = config.eval.general.name or "general"
         held = prepare(config, base.tokenizer).held
         self.text = {name: _batches(held[name].tokens, config) for name in ("test", "general")}
         model = Decoder(base.config)
