@@ -1,6 +1,6 @@
 """PC12, statistical part: what is saved when many runs share one program, and when the worse ones stop early.
 
-    python scripts/paper_check.py --config configs/studies/pc12.py
+    python scripts/paper_check.py --config configs/studies/pc12.py            or pc12.py:times, in a quiet hour
 
 Papers: LoRAFusion (2510.00206, 2025); successive halving (1502.07943, 2015). Set-up: T64, LoRA of rank 16 on all linear layers, 2 and 8
 members of 32, 128 and 512 tokens a step against as many solo steps, in turns; then, on data and steps of PC9 (configs/studies/pc9.py), LoRA
@@ -18,15 +18,17 @@ from peftjax.study.checks.trials import arm
 
 
 def get_config(variant: str = ""):
-    """The config; `variant` is "", or "runlocal" with one case and few steps."""
+    """The config; `variant` is "", "times" without the search, or "runlocal" with two cases and few steps."""
     config, shared = default_config(), run_path(str(Path(__file__).with_name("pc9.py")))
     shared["on_commands"](config)
     config.runs = ""
     config.arms = {ARM: arm(lora(rank=8, alpha=16))}
     config.centre, config.rates, config.factor, config.seeds = 1e-2, 16, 10**0.25, (0, 1, 2)
-    if variant == "runlocal":
+    if variant == "times":
+        config.seeds = ()
+    elif variant == "runlocal":
         config.counts, config.shapes, config.turns, config.rates, config.factor = (2,), ((1, 32), (1, 64)), 3, 4, 10.0
         config.run.train.steps, config.rungs, config.seeds, config.run.eval.rows = 12, (3, 6), (0,), 8
     elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
+        raise ValueError(f"no variant {variant!r}; there are times and runlocal")
     return config

@@ -39,10 +39,12 @@ def default_config() -> ConfigDict:
 
 
 def pieces(config: ConfigDict, folder: Path, say: Callable[[str], None]) -> dict[str, Callable[[], dict]]:
-    """One of each number and shape, then "all" rates to the end and "halving"."""
+    """One of each number and shape, then "all" rates to the end and "halving"; without seeds the times alone."""
     load = functools.cache(lambda: load_base(config.run.base.uri))
     timed = {f"{count} of {lines}x{length}": functools.partial(speed_up, load, count, lines, length, config.turns)
              for count in config.counts for lines, length in config.shapes}
+    if not config.seeds:
+        return timed
     return timed | {"all": lambda: train_all(config, folder, say), "halving": lambda: halve(config, folder, say)}
 
 
@@ -102,42 +104,52 @@ def winners(rows: Sequence[dict]) -> dict[int, tuple[float, float]]:
 
 
 def judge(measured: dict[str, dict]) -> Finding:
-    """The verdicts from times and rows."""
+    """The verdicts from times, and from the rows of a search where there was one."""
     timed = sorted((one for one in measured.values() if "tokens" in one), key=lambda one: (one["members"], one["tokens"]))
     logs = [np.log(np.asarray(one["solo"]) / np.asarray(one["together"])) for one in timed]
     speeds = [tuple(math.exp(x) for x in (log.mean(), *over_seeds(log))) for log in logs]
+    claims = _of_times(timed, speeds)
+    times = [(one["members"], one["tokens"], f"{1e3 * np.median(one['solo']):.1f}", f"{1e3 * np.median(one['together']):.1f}",
+              "{:.2f} [{:.2f}, {:.2f}]".format(*speed)) for one, speed in zip(timed, speeds, strict=True)]
+    tables = (Table("Milliseconds, medians of turns", ("members", "tokens each", "solo, in turns", "together", "speed-up, 95 %"), times),)
+    if "all" in measured:
+        claims += _of_search(measured["all"]["rows"], measured["halving"]["rows"])
+        best, found = (winners(measured[name]["rows"]) for name in ("all", "halving"))
+        rates = [(seed, f"{best[seed][0]:g}", f"{best[seed][1]:.4f}", f"{found[seed][0]:g}", f"{found[seed][1]:.4f}") for seed in best]
+        tables += (Table("Best rates", ("seed", "all", "loss", "halving", "loss"), rates),)
+    series = {}
+    for count in sorted({one["members"] for one in timed}):
+        series[f"{count} members"] = tuple(zip(*[(one["tokens"], *speed) for one, speed in zip(timed, speeds, strict=True)
+                                                 if one["members"] == count], strict=True))
+    return Finding(
+        f"LoRA on all linear layers, of rank 16 for times, {len(timed[0]['solo'])} turns.", claims, tables,
+        Plot("Speed-up of members in one program", "tokens of a member's step", "times as fast as alone", series, log_x=True),
+    )
+
+
+def _of_times(timed: Sequence[dict], speeds: Sequence[tuple[float, float, float]]) -> tuple[Claim, ...]:
     most, fewest = max(one["members"] for one in timed), min(one["tokens"] for one in timed)
     of_most = {one["tokens"]: speed for one, speed in zip(timed, speeds, strict=True) if one["members"] == most}
     speed, low, high = of_most[fewest]
     means = [of_most[tokens][0] for tokens in sorted(of_most)]
-    every, some = measured["all"]["rows"], measured["halving"]["rows"]
-    saved = 1 - sum(row["steps"] for row in some) / sum(row["steps"] for row in every)
-    best, found = winners(every), winners(some)
-    same = sum(best[seed][0] == found[seed][0] for seed in best)
-    regret = [found[seed][1] - best[seed][1] for seed in best]
-    claims = (
+    return (
         Claim(f"{most} members of {fewest} tokens in one program against {most} runs", f"more than {TWICE:g} times as fast",
               f"{speed:.2f} [{low:.2f}, {high:.2f}]", HOLDS if low > TWICE else FAILS if high < TWICE else OPEN),
         Claim("the speed-up falls with the tokens of a member", "lower with each", ", ".join(f"{mean:.2f}" for mean in means),
               HOLDS if means == sorted(means, reverse=True) else FAILS),
         Claim(f"{most} members of {max(of_most)} tokens", "nothing for this base", "{:.2f} [{:.2f}, {:.2f}]".format(*of_most[max(of_most)]),
               REPORTED),
+    )
+
+
+def _of_search(every: Sequence[dict], some: Sequence[dict]) -> tuple[Claim, ...]:
+    saved = 1 - sum(row["steps"] for row in some) / sum(row["steps"] for row in every)
+    best, found = winners(every), winners(some)
+    same = sum(best[seed][0] == found[seed][0] for seed in best)
+    regret = [found[seed][1] - best[seed][1] for seed in best]
+    return (
         Claim("steps that a halving saves", f"at least {SAVED:.0%}", f"{saved:.1%}", HOLDS if saved >= SAVED else FAILS),
         Claim("the halving finds the rate that training all of them finds", "in every seed",
               f"in {same} of {len(best)}; its loss on validation is {np.mean(regret):.4f} nats above on average, at most {max(regret):.4f}",
               HOLDS if same == len(best) else FAILS),
-    )
-    times = [(one["members"], one["tokens"], f"{1e3 * np.median(one['solo']):.1f}", f"{1e3 * np.median(one['together']):.1f}",
-              "{:.2f} [{:.2f}, {:.2f}]".format(*speed)) for one, speed in zip(timed, speeds, strict=True)]
-    rates = [(seed, f"{best[seed][0]:g}", f"{best[seed][1]:.4f}", f"{found[seed][0]:g}", f"{found[seed][1]:.4f}") for seed in best]
-    series = {}
-    for count in sorted({one["members"] for one in timed}):
-        series[f"{count} members"] = tuple(zip(*[(one["tokens"], *speed) for one, speed in zip(timed, speeds, strict=True)
-                                                 if one["members"] == count], strict=True))
-    return Finding(
-        f"LoRA of rank 16 on all linear layers for times, {len(timed[0]['solo'])} turns; of rank 8 for {len(every) // len(best)} rates.",
-        claims,
-        (Table("Milliseconds, medians of turns", ("members", "tokens each", "one after another", "together", "speed-up, 95 %"), times),
-         Table("Best rates", ("seed", "all", "loss", "halving", "loss"), rates)),
-        Plot("Speed-up of members in one program", "tokens of a member's step", "times as fast as alone", series, log_x=True),
     )

@@ -28,6 +28,10 @@ def test_what_was_predicted_holds():
     assert words(finding) == [HOLDS, HOLDS, REPORTED, HOLDS, HOLDS] and finding.claims[3].measured == "70.0%"
 
 
+def test_times_alone_are_judged_without_a_search():
+    assert words(pc12.judge({name: one for name, one in measured((3.0, 2.0, 1.2)).items() if "tokens" in one})) == [HOLDS, HOLDS, REPORTED]
+
+
 def test_slower_members_other_winners_and_few_savings_are_told():
     assert words(pc12.judge(measured((1.5, 1.6, 1.2), steps=15, found=0.3))) == [FAILS, FAILS, REPORTED, FAILS, FAILS]
     assert words(pc12.judge(measured((2.0, 1.6, 1.2), spread=0.3)))[0] == OPEN

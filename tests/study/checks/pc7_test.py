@@ -4,13 +4,16 @@ import jax
 import numpy as np
 import pytest
 from study.checks.rows import words
+from tiny_run import tiny_config
 
 from peftjax.models.config import DecoderConfig
 from peftjax.models.decoder import Decoder, init_params
-from peftjax.peft import attach, lora
+from peftjax.peft import attach, full, lora
 from peftjax.study.checks import pc7
 from peftjax.study.checks.finding import FAILS, HOLDS, OPEN, REPORTED
-from peftjax.study.checks.shift import log_probabilities, sums
+from peftjax.study.checks.shift import Shift, log_probabilities, sums
+from peftjax.study.checks.trials import arm, trials_config
+from peftjax.train.adapters import of_run
 from peftjax.train.bench import dense_batch
 
 SEEDS = (0, 1, 2)
@@ -71,3 +74,21 @@ def test_a_lora_scaled_by_nothing_is_the_base_and_by_one_itself():
     p, q = np.asarray(two, np.float64), np.asarray(one, np.float64)
     assert tokens == batch.targets.size and float(kl) == pytest.approx(float((np.exp(p) * (p - q)).sum()), rel=1e-4) and kl > 0
     assert float(sums(two, two, batch)[2]) == 0.0 and nll > 0
+
+
+@pytest.mark.slow  # trains a dozen tiny runs
+def test_checkpoints_of_real_runs_are_measured_against_their_base(tmp_path):
+    config, tiny = trials_config("pc7"), tiny_config(tmp_path)
+    config.run.base.uri, config.run.data.name, config.run.data.length = tiny.base.uri, tiny.data.name, tiny.data.length
+    config.run.train.steps, config.run.checkpoint.every, config.run.checkpoint.keep_newest = 12, 6, 10
+    config.run.eval.general.name, config.run.eval.general.rows = tiny.eval.general.name, 4
+    config.arms = {"full": arm(full()), pc7.LORA: arm(lora(rank=2))}
+    config.rates, config.rounds, config.tuning_seeds = 3, 0, (0, 1)
+    measured = {name: measure() for name, measure in pc7.pieces(config, tmp_path, lambda _: None).items()}
+    points = measured["points"]["points"]
+    assert [one["step"] for one in points] == [6, 12] * 12 and all(one["kl"] > 0 for one in points)
+    assert words(pc7.judge(measured))[-1] == HOLDS
+    run = of_run(pc7.where(config, tmp_path, measured["tune"]["rows"][0]))
+    assert Shift(run.base, run.config)(Decoder(run.base.config), run.base.params) == {
+        "target": measured["points"]["base"]["test"], "forgetting": 0.0, "kl": 0.0,
+    }
