@@ -11,7 +11,7 @@ from peftjax.study.advice.decide import CHOICE, DOMINATED, FRONT, OUT, RECOMMEND
 from peftjax.train.curves import BLUE, MARKERS, RED
 
 LOOKS = {RECOMMENDED: (RED, RED), CHOICE: (RED, RED), FRONT: (BLUE, "white"), DOMINATED: ("#999999", "white"), OUT: ("#999999", "white")}
-PLACES = ((8, 6), (-8, 6), (8, -13), (-8, -13))  # of a point's number, in points: neighbours in the list often lie at one place
+PLACES = ((8, 6), (-8, 6), (8, -13), (-8, -13), (0, 10), (0, -17))  # of a number beside its point, in points
 
 
 def write_plot(advice: Advice, path: Path) -> Path | None:
