@@ -176,8 +176,8 @@ def judge(measured: dict[str, Any]) -> Finding:
     sizes = list(dict.fromkeys(one["size"] for one in measured["measure"]))
     few, many = min(sizes), max(sizes)
     wanted = [(f"{a}, {size}", f"{b}, {size}" if b in TRAINED else b) for size in sizes
-              for a, b in ((FUSION, LORA), (FUSION, RANDOM), (RANDOM, LORA), (LORA, STACK))]
-    wanted += [(STACK, BASE), (AVERAGE, BASE), (STACK, AVERAGE)]
+              for a, b in ((FUSION, LORA), (FUSION, RANDOM), (RANDOM, LORA), (LORA, STACK), (FUSION, DOMAIN), (LORA, DOMAIN))]
+    wanted += [(STACK, BASE), (AVERAGE, BASE), (STACK, AVERAGE), (STACK, DOMAIN)]
     region = REGION * float(np.mean([loss_of(one) for one in arms[f"{LORA}, {many}"]]))
     found = {(one.a, one.b): one for one in compare(arms, wanted, region)}
 
