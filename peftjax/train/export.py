@@ -5,6 +5,9 @@
     out/adapterhub/    AdapterHub's                      out/servers.md   which servers take it, and what they would ignore
     out/quantised/     the quantised base with the adapter folded in, in our own form, and certificate.json: on request alone
 
+A LoRA that started by LoftQ or QPiSSA holds what quantising took from its base's weights. Other tools would add it to the dense ones, which
+never lost it: that is said beside their forms and in servers.md, and such an adapter on a dense base is not exported at all.
+
 Every folder and file is written whole or not at all. In each folder lies `peftjax.json` with the identity of the base and the lineage.
 """
 
@@ -26,11 +29,13 @@ from peftjax.interop.exchange.peft_write import PEFT_KNOWS, write_peft
 from peftjax.interop.exchange.plain_form import in_plain_form
 from peftjax.interop.held import write_held
 from peftjax.interop.json_file import write_json
+from peftjax.interop.quantise import describe
 from peftjax.peft.attach import activate
 from peftjax.peft.certificate import USUAL, Budget
 from peftjax.peft.compose import decompose
 from peftjax.train.adapters import Ready
 from peftjax.train.certificate import merge_quantised
+from peftjax.train.quantised_start import start_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 FORMS = ("peftjax", "peft", "adapterhub", "merged", "gguf")
@@ -56,7 +61,8 @@ def export(
         say: is told of each form what became of it.
 
     Raises:
-        ValueError: an unknown form or dtype, no adapter, or a form that was asked for and cannot hold it.
+        ValueError: an unknown form or dtype, no adapter, a form that was asked for and cannot hold it, or an adapter on a dense base that
+            makes up for what quantising lost.
         FileExistsError: something else stands where a form would go.
     """
     known = (*FORMS, QUANTISED)
@@ -71,6 +77,7 @@ def export(
         ready.params, ready.methods, name, dtype=dtype or "float32", base=ready.base.fingerprint,
         tokenizer=ready.base.tokenizer.fingerprint, lineage=ready.lineage,
     )
+    bound = _bound(ready, adapter)
     writers = _writers(ready, adapter, name, dtype)
     writers[QUANTISED] = lambda folder: _quantised(ready, adapter, name, folder, budget, sample, say)
     written, folder = [], Path(to)
@@ -92,12 +99,26 @@ def export(
         written.append(path)
         hint = "  (load_adapter(..., use_safetensors=True))" if form == "adapterhub" else ""
         plain = form in PLAIN and in_plain_form(adapter, PLAIN[form]) is not adapter
-        say(f"{form:10}  {path}{hint}{'  (as the plain LoRA that it is as a function)' if plain else ''}")
-    table = as_table(lint(adapter, ready.base.config))
+        say(f"{form:10}  {path}{hint}{'  (as the plain LoRA that it is as a function)' if plain else ''}"
+            f"{'  (for the quantised base alone)' if bound and form in PLAIN else ''}")
+    table = as_table(lint(adapter, ready.base.config)) + (f"\n\n{bound}" if bound else "")
     with replacing(folder / SERVERS) as partial:
         partial.write_text(table + "\n", "utf-8")
     say(table)
     return written
+
+
+def _bound(ready: Ready, adapter: Adapter) -> str | None:
+    """A sentence for people where the adapter belongs to weights as they are quantised, which other tools do not have."""
+    start = start_of(adapter.methods, ready.lineage, ready.base)
+    if start is None:
+        return None
+    if ready.base.quantise is None:
+        raise ValueError(f"the adapter started by {start}: it holds what quantising took from the weights, and {ready.base.uri} is dense "
+                         "here, which never lost it; export it from its run, or with the base that it was made for as --base")
+    return (f"This adapter started by {start}: it belongs to {ready.base.uri} as it is held here ({describe(ready.base.quantise)}). "
+            "On the dense weights it adds what they never lost, and so it does where another tool quantises otherwise. What needs no such "
+            "base is `merged`, which holds both.")
 
 
 def import_adapter(folder: str | Path, base, to: str | Path, other_base: bool = False) -> Adapter:

@@ -7,7 +7,9 @@
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +20,14 @@ from peftjax.interop.base import Base
 from peftjax.interop.exchange.adapter import extract
 from peftjax.interop.exchange.native import write_native
 from peftjax.interop.fingerprint import fingerprint
-from peftjax.interop.held import is_held, write_held
+from peftjax.interop.held import FILE, is_held, write_held
+from peftjax.interop.json_file import read_json
 from peftjax.nn.kernels import dense
 from peftjax.nn.quant import Quantised
 from peftjax.nn.tree import get, walk
 from peftjax.peft.attach import attach, detach
 from peftjax.peft.initialise import loftq, qpissa, require_loss
+from peftjax.peft.inits import parse
 from peftjax.peft.lora import lora
 
 STARTS = {"loftq": loftq, "qpissa": qpissa}
@@ -71,6 +75,19 @@ def write_start(
                    origin={"base": base.uri, "start": start, "rounds": rounds})
         write_native(partial / ADAPTER, adapter, held)
     return lost
+
+
+def start_of(methods: Sequence[Any], lineage: Mapping[str, Any], base: Base) -> str | None:
+    """The start, one of STARTS, that ties an adapter to quantised weights: its own init, or that with which the adapter or the base it was
+    trained on was written; None for any other adapter."""
+    for method in methods:
+        start = parse(method.init) if isinstance(method, lora) else None
+        if start is not None and start.kind in STARTS:
+            return start.kind
+    asked = lineage.get("start")
+    if not isinstance(asked, str) and is_held(Path(base.uri)):
+        asked = read_json(Path(base.uri) / FILE)["origin"].get("start")
+    return asked if asked in tuple(STARTS) else None
 
 
 @jax.jit

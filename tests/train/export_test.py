@@ -274,3 +274,30 @@ def test_another_base_is_refused_or_becomes_the_owner(form, exported, of_lora, t
     assert read_adapter(tmp_path / "own", other).base == other.fingerprint  # without other_base
     with pytest.raises(ValueError, match="was made for another base"):
         read_adapter(tmp_path / "own", of_lora.base)
+
+
+@pytest.mark.slow
+def test_what_makes_up_for_quantising_is_said_to_belong_to_the_quantised_base(tmp_path):
+    """Its plain form on the dense weights is wrong by what quantising lost; merged it needs no base."""
+    on = trained(tmp_path, lora(rank=4, init="loftq", targets=["q_proj", "down_proj"]), quantise="nf4:32")
+    lines = []
+    export(on, tmp_path / "out", ["peftjax", "peft", "merged"], say=lines.append)
+    assert ["for the quantised base alone" in line for line in lines[:3]] == [False, True, False]
+    assert "started by loftq" in lines[-1] and "never lost" in (tmp_path / "out" / "servers.md").read_text()
+    here, merged = logits(on.params, on.base.config, on.segments), load_base(tmp_path / "out" / "merged")
+    np.testing.assert_allclose(logits(merged.params, merged.config), here, atol=1e-4)
+    dense = load_adapter(tmp_path / "out" / "peft", whole := load_base(on.base.uri), other_base=True)
+    assert np.abs(logits(dense.params, whole.config, dense.segments) - here).max() > 1e-3
+    with pytest.raises(ValueError, match="started by loftq.*is dense here"):
+        export(dataclasses.replace(on, base=whole), tmp_path / "dense", say=lines.append)
+
+
+def test_a_start_of_several_rounds_is_known_by_the_adapter_and_by_its_base(of_lora, tmp_path):
+    from peftjax.interop.held import write_held
+    from peftjax.train.quantised_start import start_of
+
+    base = load_base(of_lora.base.uri, quantise="nf4:32")
+    write_held(tmp_path, base.config, base.params, base.tokenizer, dtype=base.dtype, quantise=base.quantise, origin={"start": "qpissa"})
+    assert start_of(of_lora.methods, {"start": "loftq", "rounds": 5}, base) == "loftq"
+    assert start_of(of_lora.methods, {"start": {"task": "..."}}, base) is start_of(of_lora.methods, {}, base) is None
+    assert start_of(of_lora.methods, {}, load_base(tmp_path)) == "qpissa"
