@@ -13,6 +13,8 @@ from peftjax.peft.attach import adapters, attach
 from peftjax.peft.blend import blend, blend_changes, to_lora
 from peftjax.peft.bottleneck import pfeiffer
 from peftjax.peft.changes import changes
+from peftjax.peft.compose import compose
+from peftjax.peft.composition import Average, Stack
 from peftjax.peft.dense_delta import DenseDelta, dense_delta
 from peftjax.peft.factored import dense
 from peftjax.peft.hira import hira
@@ -227,3 +229,16 @@ def test_a_base_of_few_bits_does_not_round_a_delta():
 def test_what_cannot_be_asked_is_refused(asked, message):
     with pytest.raises(ValueError, match=message):
         asked(tree(TONE, TASK))
+
+
+@pytest.mark.parametrize("way", [linear(), ties(density=0.5), slerp()], ids=repr)
+def test_a_blend_is_an_adapter_that_composes(way):
+    """Beside a third one, which stays: `Average` is the linear way, at every call; other ways are found once."""
+    other = lora(rank=1, targets=["v_proj", "down_proj"], name="style")
+    params = tree(TONE, TASK, other)
+    made = blend(params, {"tone": 0.5, "task": 0.5}, way)
+    assert adapters(made.params) == ["merged", "style"]
+    found = logits(compose(made.params, Stack("merged", "style")))
+    np.testing.assert_allclose(found, logits(merge(made.params)), atol=2e-5)
+    mean = logits(compose(params, Stack(Average("tone", "task"), "style")))
+    assert (np.abs(found - mean).max() < 2e-5) == (way == linear())
