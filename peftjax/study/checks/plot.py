@@ -26,6 +26,7 @@ def write_plot(plot: Plot, path: Path) -> Path:
         x, y, *interval = zip(*points, strict=True)
         style = {
             "color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "label": name,
+            "markerfacecolor": "white" if number // len(COLOURS) % 2 else None,  # the second series of a colour is hollow
             "linestyle": STYLES[number // len(COLOURS) % len(STYLES)] if plot.joined else "none", "linewidth": 1.4,
         }
         if interval:
