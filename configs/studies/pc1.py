@@ -1,7 +1,8 @@
 """PC1: merging is exact, and an adapter that is taken off leaves the base bit for bit.
 
     python scripts/paper_check.py --config configs/studies/pc1.py            SmolLM2-135M and T128
-    python scripts/paper_check.py --config configs/studies/pc1.py:tiny       T128 alone, with more methods
+    python scripts/paper_check.py --config configs/studies/pc1.py:tiny       T128 alone
+    python scripts/paper_check.py --config configs/studies/pc1.py:smollm2    SmolLM2-135M alone, five methods
 
 Papers: LoRA (2106.09685), "no additional inference latency" once merged; DoRA (2402.09353), LoHa (2108.06098), IA3 (2205.05638), OFT
 (2306.07280), PiSSA (2404.02948). Set-up: 64 prompts of 16 tokens, every trained value moved by noise of deviation 0.02, float32.
@@ -23,7 +24,7 @@ from peftjax.train.config import SMOLLM2
 
 
 def get_config(variant: str = ""):
-    """The config; `variant` is "", "tiny" or "runlocal" (T128 with a few prompts)."""
+    """The config; `variant` is "", "tiny", "smollm2" or "runlocal" (T128 with a few prompts)."""
     config = default_config()
     merged = {
         "LoRA": lora(rank=16), "rsLoRA": lora(rank=16, rslora=True), "DoRA": lora(rank=16, dora=True), "LoHa": loha(rank=8), "IA3": ia3(),
@@ -31,9 +32,12 @@ def get_config(variant: str = ""):
     }
     config.methods = ConfigDict({name: to_data(method) for name, method in merged.items()})
     config.refuse = ConfigDict({"Houlsby": to_data(houlsby(size=16)), "Pfeiffer": to_data(pfeiffer(size=16))})
-    config.bases = ConfigDict({"T128": "tiny:t128"} if variant else {"SmolLM2-135M": SMOLLM2, "T128": "tiny:t128"})
+    config.bases = ConfigDict({"T128": "tiny:t128"} if variant in ("tiny", "runlocal") else {"SmolLM2-135M": SMOLLM2, "T128": "tiny:t128"})
+    if variant == "smollm2":
+        del config.bases["T128"], config.methods["rsLoRA"], config.methods["PiSSA"]
+        return config
     if variant == "runlocal":
         config.prompts, config.max_new = 8, 4
     elif variant not in ("", "tiny"):
-        raise ValueError(f"no variant {variant!r}; there are tiny and runlocal")
+        raise ValueError(f"no variant {variant!r}; there are tiny, smollm2 and runlocal")
     return config

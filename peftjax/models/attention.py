@@ -30,6 +30,7 @@ from peftjax.models.attention_blocks import attend_blocks, attend_with_sums
 from peftjax.models.config import DecoderConfig
 from peftjax.models.sight import Sight
 from peftjax.nn.context import KeysValues
+from peftjax.nn.wide import wide
 
 
 @struct.dataclass
@@ -121,7 +122,7 @@ def attend_causally(
     batch, length, heads, size = q.shape
     groups, scale = k.shape[1], size**-0.5 if scale is None else scale
     queries = jnp.moveaxis(q.reshape(batch, length, groups, heads // groups, size), 1, 3) * scale
-    scores = jnp.einsum("BGRTK,BGSK->BGRTS", queries, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("BGRTK,BGSK->BGRTS", queries, k, preferred_element_type=wide(q.dtype))
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
@@ -136,7 +137,7 @@ def _joined(q, before: KeysValues, out, lse, scale: float, softcap: float | None
     groups = lse.shape[1]
     queries, out = (x.reshape(*q.shape[:2], groups, -1, q.shape[-1]) for x in (q * scale, out))
     slots = "PGK" if before.k.ndim == 3 else "BPGK"
-    scores = jnp.einsum(f"BTGRK,{slots}->BGRTP", queries, before.k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum(f"BTGRK,{slots}->BGRTP", queries, before.k, preferred_element_type=wide(q.dtype))
     if before.key_gate is not None:
         scores = scores * before.key_gate[:, None, None]
     if softcap is not None:
@@ -150,6 +151,6 @@ def _joined(q, before: KeysValues, out, lse, scale: float, softcap: float | None
     if before.value_gate is not None:
         weights = weights * before.value_gate[:, None, None]
     weights = (weights / total[..., None]).astype(q.dtype)
-    taken = jnp.einsum(f"BGRTP,{slots}->BTGRK", weights, before.v, preferred_element_type=jnp.float32)
+    taken = jnp.einsum(f"BGRTP,{slots}->BTGRK", weights, before.v, preferred_element_type=wide(q.dtype))
     rest = jnp.moveaxis(rest / total, 3, 1)[..., None]
     return (taken + rest * out).astype(q.dtype).reshape(q.shape)

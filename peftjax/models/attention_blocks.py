@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from peftjax.models.sight import Sight
+from peftjax.nn.wide import wide
 
 BLOCK = 128  # queries; blocks grow with the length, so that there are never more than MOST
 MOST = 16
@@ -68,8 +69,8 @@ def _attend_backward(scale, softcap, block, kept, cotangents):
     groups = k.shape[2]
     queries, keys, values = _grouped(q * scale, groups), jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     douts = _grouped(dout, groups)
-    delta = jnp.sum(douts.astype(jnp.float32) * _grouped(out, groups).astype(jnp.float32), axis=-1) - dlse
-    dqueries, dkeys, dvalues = [], jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32)
+    delta = jnp.sum(douts.astype(wide(q.dtype)) * _grouped(out, groups).astype(wide(q.dtype)), axis=-1) - dlse
+    dqueries, dkeys, dvalues = [], *(jnp.zeros(x.shape, wide(x.dtype)) for x in (keys, values))
     for start, stop, seen in _blocks(q.shape[1], block, sight):
         query, dout = queries[:, :, :, start:stop], douts[:, :, :, start:stop]
         key, value = keys[:, :, :seen], values[:, :, :seen]
@@ -113,7 +114,7 @@ def _ungrouped(x):
 def _product(x, y, over_x: int, over_y: int):
     """x [B, G, R, N, M] with its heads as rows, times y [B, G, ., .] -> [B, G, R, N, .] float32."""
     rows = x.reshape(*x.shape[:2], -1, x.shape[-1])
-    out = jax.lax.dot_general(rows, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+    out = jax.lax.dot_general(rows, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))), preferred_element_type=wide(x.dtype))
     return out.reshape(*x.shape[:4], out.shape[-1])
 
 
@@ -125,7 +126,7 @@ def _scores(x, y):
 def _product_over_rows(x, y):
     """x [B, G, R, N, S] and y [B, G, R, N, K] -> sums over heads and queries [B, G, S, K] float32."""
     x, y = (z.reshape(*z.shape[:2], -1, z.shape[-1]) for z in (x, y))
-    return jax.lax.dot_general(x, y, (((2,), (2,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(x, y, (((2,), (2,)), ((0, 1), (0, 1))), preferred_element_type=wide(x.dtype))
 
 
 def _cap(scores, softcap: float | None):

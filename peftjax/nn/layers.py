@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from peftjax.nn.kernels import PRODUCT, Kernel, attend, dense, dot, lookup
 from peftjax.nn.thin import shrink
+from peftjax.nn.wide import wide
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -130,14 +131,14 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         scale = dense(read(self, "scale", nn.initializers.constant(1.0 - self.offset), (x.shape[-1],)))
-        return rms_norm(x, scale.astype(jnp.float32) + self.offset if self.offset else scale, self.eps)
+        return rms_norm(x, scale.astype(wide(scale.dtype)) + self.offset if self.offset else scale, self.eps)
 
 
 def rms_norm(x, scale, eps: float):
     """RMS norm over the last axis: x [..., D], scale [D] -> x's dtype."""
-    wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    return (wide * jnp.broadcast_to(scale.astype(jnp.float32), wide.shape)).astype(x.dtype)
+    y = x.astype(wide(x.dtype))
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return (y * jnp.broadcast_to(scale.astype(y.dtype), y.shape)).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -154,11 +155,11 @@ class LayerNorm(nn.Module):
 
 def layer_norm(x, scale, bias, eps: float):
     """Layer norm over the last axis: x [..., D], scale and bias [D] -> x's dtype."""
-    wide = x.astype(jnp.float32)
-    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    wide = wide * jnp.broadcast_to(scale.astype(jnp.float32), wide.shape)
-    return (wide + jnp.broadcast_to(bias.astype(jnp.float32), wide.shape)).astype(x.dtype)
+    y = x.astype(wide(x.dtype))
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    y = y * jnp.broadcast_to(scale.astype(y.dtype), y.shape)
+    return (y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)).astype(x.dtype)
 
 
 class Head(nn.Module):

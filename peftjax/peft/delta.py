@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from peftjax.nn.kernels import Kernel, Wrapping, dense
 from peftjax.nn.thin import expand, shrink
 from peftjax.nn.tree import put
+from peftjax.nn.wide import wide
 from peftjax.peft import low_rank
 from peftjax.peft.dropout import drop
 from peftjax.peft.keys import Draw
@@ -60,7 +61,7 @@ class Delta(Wrapping):
 
     def merge(self):
         base = dense(self.base)
-        return (base.astype(jnp.float32) + self.delta()).astype(base.dtype)
+        return (base.astype(wide(base.dtype)) + self.delta()).astype(base.dtype)
 
 
 class LowRank(Delta):

@@ -26,6 +26,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from peftjax.nn.kernels import PRODUCT, Kernel, Wrapping, attend, dense, dot, lookup, node
 from peftjax.nn.tree import put, walk
+from peftjax.nn.wide import wide
 from peftjax.peft import low_rank
 from peftjax.peft.composed import Composed
 from peftjax.peft.dropout import drop
@@ -79,7 +80,7 @@ class DoRA(Wrapping):
         if self.a.ndim > 2:
             return jax.lax.map(DoRA.merge, self)
         base = dense(self.base)
-        changed = base.astype(jnp.float32) + low_rank.whole(self.a, self.b, self.scale)
+        changed = base.astype(wide(base.dtype)) + low_rank.whole(self.a, self.b, self.scale)
         return _scaled(changed, self.lengths()).astype(base.dtype)
 
     def lengths(self) -> jax.Array:
@@ -107,7 +108,7 @@ def column_squares(kernel: Any) -> jax.Array:
     """‖W_o‖² of a kernel [..., in, out] -> [..., out] float32; of a stack one layer after the other, so that one at a time is dense."""
     if len(kernel.shape) > 2:
         return jax.lax.map(column_squares, kernel)
-    return jnp.sum(jnp.square(dense(kernel).astype(jnp.float32)), axis=0)
+    return jnp.sum(jnp.square(dense(kernel).astype(wide(kernel.dtype))), axis=0)
 
 
 def settle(params: dict) -> dict:
@@ -155,7 +156,7 @@ def _thin_product(a: jax.Array, base: Any) -> jax.Array:
 def _scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
     """x [..., out] times factor [out], in x's dtype. The backward pass keeps the product, which is often kept anyway, and not x: the
     gradient of a factor that is zero is taken to be zero."""
-    return (x.astype(jnp.float32) * jnp.broadcast_to(factor, x.shape)).astype(x.dtype)
+    return (x.astype(wide(x.dtype)) * jnp.broadcast_to(factor, x.shape)).astype(x.dtype)
 
 
 def _scaled_forward(x, factor):
@@ -165,7 +166,7 @@ def _scaled_forward(x, factor):
 
 def _scaled_backward(kept, dy):
     y, factor = kept
-    products = jnp.sum((dy.astype(jnp.float32) * y.astype(jnp.float32)).reshape(-1, y.shape[-1]), axis=0)
+    products = jnp.sum((dy.astype(wide(dy.dtype)) * y.astype(wide(y.dtype))).reshape(-1, y.shape[-1]), axis=0)
     return _scaled(dy, factor), jnp.where(factor == 0, 0.0, products / jnp.where(factor == 0, 1.0, factor))
 
 

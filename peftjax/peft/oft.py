@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from peftjax.nn.kernels import node
+from peftjax.nn.wide import wide
 from peftjax.peft.blocks import cayley, in_blocks
 from peftjax.peft.delta import wrap
 from peftjax.peft.keys import Draw
@@ -61,7 +62,7 @@ class OFT(Transform):
         return dataclasses.replace(self, skew=jnp.zeros_like(self.skew))
 
     def _bounded(self):
-        skew = self.skew.astype(jnp.float32)
+        skew = self.skew.astype(wide(self.skew.dtype))
         if self.eps is None:
             return skew
         norm = jnp.sqrt(2 * jnp.sum(jnp.square(skew), axis=-1, keepdims=True))  # of Q, which holds each entry twice

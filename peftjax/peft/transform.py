@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from peftjax.nn.kernels import Wrapping, dense
+from peftjax.nn.wide import wide
 
 
 class Transform(Wrapping):
@@ -39,7 +40,7 @@ class Transform(Wrapping):
         base = dense(self.base)
         with jax.default_matmul_precision("highest"):
             inside = self.before(jnp.eye(self.shape[0]))
-            return self.after(inside @ base.astype(jnp.float32)).astype(base.dtype)
+            return self.after(inside @ base.astype(wide(base.dtype))).astype(base.dtype)
 
     def merged_bias(self):
         below = super().merged_bias()
