@@ -149,6 +149,7 @@ CASES = (
     Case("norms", "peft", (norm_only(),), _decoder),
     Case("prompt", "peft", (prompt_tuning(length=3),), _decoder),
     Case("P-tuning", "peft", (p_tuning(length=3, hidden=5),), _decoder),
+    Case("P-tuning by an LSTM", "peft", (p_tuning(length=3, hidden=5, encoder="lstm"),), _decoder),
     Case("prefix", "peft", (prefix(length=3),), _decoder),
     Case("prefix by a network", "peft", (prefix(length=3, hidden=6),), _decoder),
     Case("DoRA, merged", "merged", (lora(rank=3, alpha=6, dora=True),), _decoder),

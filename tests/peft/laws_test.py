@@ -120,6 +120,7 @@ METHODS = {
     "context": (
         prompt_tuning(length=2, name="tone"),
         p_tuning(length=1, hidden=9),
+        p_tuning(length=2, hidden=3, encoder="lstm", name="recurrent"),
         prefix(length=2, gates=2, name="task"),
         prefix(length=1, hidden=3, offset=False, name="shift"),
     ),
