@@ -1,5 +1,7 @@
 """PC1 on a tiny base: LoRA's merge is exact, bottlenecks refuse; planted differences are told."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -60,4 +62,4 @@ def test_the_noise_is_halved_until_the_adapter_moves_logits_no_more_than_asked(t
     config.prompts, config.length, config.max_new, config.noise, config.effect = 8, 6, 2, 0.4, 0.1
     (measure,) = pc1.pieces(config, tmp_path, print).values()
     found = measure()
-    assert found["effect"] <= 0.1 and found["noise"] in (0.2, 0.1, 0.05, 0.025, 0.0125)
+    assert 0.01 < found["effect"] <= 0.1 and math.log2(0.4 / found["noise"]) in range(1, 20)
