@@ -46,4 +46,6 @@ def test_files_that_are_not_there_or_empty(tmp_path):
 
 
 def test_the_names():
-    assert sorted(DATASETS) == ["general", "ha_intents", "i18n", "icd_chapter", "prose", "qa", "rhobank", "safety", "shell"]
+    assert sorted(DATASETS) == [
+        "general", "ha_intents", "i18n", "icd_chapter", "prose", "python_source", "qa", "rhobank", "safety", "shell",
+    ]
