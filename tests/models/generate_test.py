@@ -70,6 +70,7 @@ def test_sampling_is_a_function_of_the_seed():
 DRAWN = Sampling(temperature=1.5, top_k=20, top_p=0.95, min_p=0.01, repetition_penalty=1.3, seed=4)
 
 
+@pytest.mark.slow  # programs for two sizes of batch: fourteen seconds
 def test_a_draw_does_not_depend_on_the_batch():
     """Of one prompt in several rows, each row draws its own; rows keep their draws in batches of any size."""
     prompts = [[3, 1, 4]] * 3 + [[5, 9, 2, 6, 5]]

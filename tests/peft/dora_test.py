@@ -253,6 +253,7 @@ def test_what_dropout_takes_away_still_passes_through_the_base():
     np.testing.assert_allclose(jax.jit(dot)(X, begun, key), X @ W, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow  # a model compiled both ways: fourteen seconds
 def test_settling_changes_no_value_and_takes_the_pass_over_the_weight_away():
     params = moved(attach(base(TIED), [lora(rank=2, dora=True, targets=["all-linear", "embed_tokens"]), lora(rank=1, name="task")], KEY))
     done = settle(params)

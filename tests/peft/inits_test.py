@@ -165,7 +165,7 @@ def measured():
     return {kind: measure(loss, base(), batches, ["q_proj", "down_proj"], kind) for kind in ("inputs", "gradient")}
 
 
-@pytest.mark.parametrize("name", ["corda_kpm", "lora_ga"])
+@pytest.mark.parametrize("name", [pytest.param("corda_kpm", marks=pytest.mark.slow), "lora_ga"])  # ten seconds and more each
 def test_a_model_starts_from_its_statistics_on_its_base_and_detaches_to_it(name):
     methods = [lora(rank=2, alpha=3, init=name, targets=["q_proj", "down_proj"], rank_pattern={"blocks/1/attn/q": 3})]
     assert wanted(methods) == {parse(name).needs: ["q_proj", "down_proj"]}

@@ -137,7 +137,9 @@ def close(found, expected, of):
     np.testing.assert_allclose(found, expected, rtol=0, atol=of * max(1e-6, float(jnp.max(jnp.abs(expected)))))
 
 
-@every_method
+@pytest.mark.parametrize("name", [
+    name if name in ("lora", "houlsby") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS  # ten seconds each
+])
 def test_a_method_on_all_kinds_at_once(name):
     trains_and_leaves_the_node(name, "mixed")
 

@@ -75,7 +75,7 @@ def losses(program, made, steps: int) -> dict[int, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("width", [1, pytest.param(2, marks=pytest.mark.slow)])  # ten seconds each
 def test_chunk_after_chunk_is_the_whole(width):
     made, again = (members(lora(rank=3, dropout=0.1)) for _ in range(2))
     chunked, whole = population(made, width), population(again)
