@@ -50,9 +50,27 @@ class Prompt(Entry):
         return self.embedding.astype(dtype), None
 
 
+class Made(Entry):
+    """Virtual tokens that a network makes out of its field `embedding` [P, D]. A subclass says in `folded` which."""
+
+    embedding: jax.Array
+
+    @property
+    def length(self):
+        return self.embedding.shape[-2]
+
+    def rows(self, batch, dtype, key=None):
+        """See `peftjax.nn.context`: the same for all rows, computed in float32."""
+        return self.folded().embedding.astype(dtype), None
+
+    def folded(self) -> Prompt:
+        """The virtual tokens themselves."""
+        raise TypeError(f"{type(self).__name__} does not say what it makes")
+
+
 @node(arrays=("embedding", "down", "down_bias", "middle", "middle_bias", "up", "up_bias"), static=("name",))
 @dataclasses.dataclass(frozen=True)
-class PromptEncoder(Entry):
+class PromptEncoder(Made):
     """The entry whose virtual tokens a network makes. embedding: [P, D]; down, up: [M, D]; middle: [M, M], from the first axis to the
     second; down_bias, middle_bias: [M]; up_bias: [D]. In HF PEFT `embedding` and `mlp_head.{0,2,4}`, of which files have nothing."""
 
@@ -68,14 +86,6 @@ class PromptEncoder(Entry):
     trainable = ("embedding", "down", "down_bias", "middle", "middle_bias", "up", "up_bias")
     matrices = ("embedding", "down", "middle", "up")
 
-    @property
-    def length(self):
-        return self.embedding.shape[-2]
-
-    def rows(self, batch, dtype, key=None):
-        """See `peftjax.nn.context`: the same for all rows, computed in float32."""
-        return self.folded().embedding.astype(dtype), None
-
     def folded(self) -> Prompt:
         """The virtual tokens themselves."""
         h = jax.nn.relu(self.embedding @ self.down.T + self.down_bias[None])
@@ -85,7 +95,7 @@ class PromptEncoder(Entry):
 
 @node(arrays=("embedding", "first", "deeper", "states", "biases", "middle", "middle_bias", "up", "up_bias"), static=("name",))
 @dataclasses.dataclass(frozen=True)
-class PromptLSTM(Entry):
+class PromptLSTM(Made):
     """The entry whose virtual tokens an LSTM of N layers in both directions and two linear layers make. embedding: [P, D]; first
     [2, 4M, D] and deeper [N-1, 2, 4M, 2M] (None with one layer): of what a layer reads; states: [N, 2, 4M, M]; biases: [N, 2, 2, 4M], of
     inputs and of states (see `peftjax.peft.lstm`); middle: [2M, 2M]; middle_bias: [2M]; up: [2M, D]; up_bias: [D]. In HF PEFT `embedding`,
@@ -104,14 +114,6 @@ class PromptLSTM(Entry):
 
     trainable = ("embedding", "first", "deeper", "states", "biases", "middle", "middle_bias", "up", "up_bias")
     matrices = ("embedding", "first", "deeper", "states", "middle", "up")
-
-    @property
-    def length(self):
-        return self.embedding.shape[-2]
-
-    def rows(self, batch, dtype, key=None):
-        """See `peftjax.nn.context`: the same for all rows, computed in float32."""
-        return self.folded().embedding.astype(dtype), None
 
     def folded(self) -> Prompt:
         """The virtual tokens themselves."""
