@@ -48,7 +48,7 @@ def test_a_budget_is_one_unit():
 def test_the_study_of_the_repository_is_complete():
     path = Path(__file__).parents[2] / "configs" / "studies" / "lora_vs_adapter.py"
     module = runpy.run_path(str(path))
-    for variant in ("", "runlocal"):
+    for variant in ("", "smollm2", "runlocal"):
         check(module["get_config"](variant))
     assert "scripts/study.py --config configs/studies/lora_vs_adapter.py" in module["__doc__"]
     with pytest.raises(ValueError, match="no variant 'runlocl'"):
