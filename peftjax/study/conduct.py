@@ -47,7 +47,7 @@ def conduct(study: ConfigDict, workdir: str | Path, say: Callable[[str], None] =
     use_compilation_cache()
     with locked(workdir / ".lock"):
         base = base_for(study)
-        treatments = treatments_of(study, base, say)
+        treatments = treatments_of(study, base, workdir, say)
         tried = tune(study, treatments, base, workdir, say)
         chosen = {cell: chosen_rate(study, trials) for cell, trials in tried.items()}
         execute([
@@ -71,7 +71,8 @@ def time_costs(study: ConfigDict, workdir: str | Path, say: Callable[[str], None
     check(study)
     use_compilation_cache()
     base = base_for(study)
-    costs_of(study, base, list(treatments_of(study, base, say).values()), Path(workdir) / COSTS, say)
+    treatments = treatments_of(study, base, workdir, say)
+    costs_of(study, base, list(treatments.values()), Path(workdir) / COSTS, say)
 
 
 def base_for(study: ConfigDict) -> Base:

@@ -15,6 +15,7 @@ from peftjax.files import replacing
 from peftjax.interop.base import Base
 from peftjax.train.loop import run
 from peftjax.train.population import programs, run_population
+from peftjax.train.workdir import require_config
 
 FAILED = "failed.json"
 
@@ -28,8 +29,17 @@ class Job:
 
 
 def left(jobs: Iterable[Job]) -> list[Job]:
-    """Those that are neither done nor diverged."""
-    return [job for job in jobs if not (job.folder / "result.json").exists() and failure(job.folder) is None]
+    """Those that are neither done nor diverged.
+
+    Raises:
+        ValueError: a folder that holds a run of another config, done or not: its result would be told as one of this.
+    """
+    found = []
+    for job in jobs:
+        require_config(job.folder, job.config)
+        if not (job.folder / "result.json").exists() and failure(job.folder) is None:
+            found.append(job)
+    return found
 
 
 def failure(folder: Path) -> str | None:

@@ -1,35 +1,69 @@
-"""The treatments of a study: each method in the size, or for the steps, that meets each budget."""
+"""The treatments of a study: each method in the size, or for the steps, that meets each budget.
 
+    treatments/39k-LoRA.json        {"asked": what decides, "found": the treatment}
+
+They are kept in the study's folder: what is timed comes out otherwise the next time, and a study that goes on goes on with what it had.
+"""
+
+import dataclasses
+import json
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from peftjax.files import locked, replacing
 from peftjax.interop.base import Base
 from peftjax.peft.spec import from_data
 from peftjax.study.cells import Treatment
-from peftjax.study.config import unit_of
+from peftjax.study.config import slug, unit_of
 from peftjax.study.costs import forward_s
 from peftjax.study.sizes import fit, parameters, with_size
 from peftjax.train.bench import begin
 
 TURNS = 9  # timed steps, where training time is what is equal
+FOLDER = "treatments"
 
 
-def treatments_of(study: ConfigDict, base: Base, say: Callable[[str], None] = print) -> dict[tuple[str, str], Treatment]:
-    """(method, budget) -> treatment.
+def treatments_of(
+    study: ConfigDict, base: Base, workdir: str | Path, say: Callable[[str], None] = print
+) -> dict[tuple[str, str], Treatment]:
+    """(method, budget) -> treatment, as the study's folder has it; one that is not there, or of other methods, budget or run, is found.
 
     Raises:
         ValueError: a method whose nearest size is farther from the budget than `study.deviation`, with both.
     """
-    found = {}
-    for budget, amount in study.budgets.items():
-        unit, value = unit_of(amount)
-        for method, specifications in study.methods.items():
-            found[method, budget] = one = _treatment(study, base, method, budget, unit, value, specifications)
-            off = f"{100 * one.deviation:+.1f} %"
-            say(f"{method} at {budget}: {one.size()}, {one.cost:,.6g} of {value:,.6g} {unit} ({off}), {one.steps} steps")
+    folder, found = Path(workdir) / FOLDER, {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        for budget, amount in study.budgets.items():
+            unit, value = unit_of(amount)
+            for method, specifications in study.methods.items():
+                file, asked = folder / f"{slug(budget)}-{slug(method)}.json", _asked(study, base, amount, specifications)
+                there = json.loads(file.read_text()) if file.exists() else {}
+                if there.get("asked") != asked:
+                    made = _treatment(study, base, method, budget, unit, value, specifications)
+                    there = {"asked": asked, "found": dataclasses.asdict(made)}
+                    with replacing(file) as partial:
+                        partial.write_text(json.dumps(there, indent=1))
+                parts = there["found"] | {"specifications": tuple(there["found"]["specifications"])}
+                found[method, budget] = one = Treatment(**parts)
+                off = f"{100 * one.deviation:+.1f} %"
+                say(f"{method} at {budget}: {one.size()}, {one.cost:,.6g} of {value:,.6g} {unit} ({off}), {one.steps} steps")
     return found
+
+
+def _asked(study: ConfigDict, base: Base, amount: Any, specifications: Sequence[ConfigDict]) -> dict[str, Any]:
+    """What decides a treatment, as JSON-able data."""
+    run = study.run
+    asked = {
+        "base": base.fingerprint, "budget": dict(amount), "deviation": study.deviation,
+        "methods": [one.to_dict() for one in specifications], "steps": run.train.steps, "batch": run.train.batch_size,
+        "length": run.data.length, "segments": run.model.segments,
+    }
+    return json.loads(json.dumps(asked))
 
 
 def _treatment(

@@ -29,6 +29,21 @@ def default_workdir(name: str, config: Any) -> Path:
     return Path("runs") / "-".join(part for part in (Path(file).stem, variant, config_hash(config)) if part)
 
 
+def require_config(path: Path, config: Any) -> None:
+    """Refuses a folder that holds a run of another config; one without a config is anybody's.
+
+    Raises:
+        ValueError: the differences.
+    """
+    stored = path / "config.json"
+    if not stored.exists():
+        return
+    theirs = flatten_data(json.loads(stored.read_text()))
+    changed = [line for line in differences(flat_config(config), theirs) if not line.startswith(FREE)]
+    if changed:
+        raise ValueError(f"{path} holds a run of another config (asked | there): {'; '.join(changed)}. Name another --workdir")
+
+
 class WorkDir:
     """Claims a folder for one run at a time, and for one config. Of a run on several hosts, the `main` process claims it for all.
 
@@ -51,13 +66,8 @@ class WorkDir:
         self._claim(config)
 
     def _claim(self, config: Any) -> None:
-        stored = self.path / "config.json"
-        if stored.exists():
-            theirs = flatten_data(json.loads(stored.read_text()))
-            changed = [line for line in differences(flat_config(config), theirs) if not line.startswith(FREE)]
-            if changed:
-                raise ValueError(f"{self.path} holds a run of another config (asked | there): {'; '.join(changed)}. Name another --workdir")
-        with replacing(stored) as partial:
+        require_config(self.path, config)
+        with replacing(self.path / "config.json") as partial:
             partial.write_text(json.dumps(plain(config), indent=1, sort_keys=True))
 
     @property

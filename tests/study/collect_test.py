@@ -3,6 +3,7 @@
 import json
 import math
 
+import pytest
 from small_study import study
 
 from peftjax.peft import lora
@@ -79,6 +80,19 @@ def test_what_is_done_or_diverged_is_not_done_again(tmp_path):
     fail(failed.folder, FloatingPointError("nan"))
     assert left([done, failed, new]) == [new]
     execute([done, failed])  # nothing to do: nothing is loaded
+
+
+@pytest.mark.parametrize("ended", ["done", "diverged"])
+def test_a_run_of_another_config_is_refused_though_it_has_ended(tmp_path, ended):
+    """Its result would be told as one of what is asked now."""
+    job = Job(leave(tmp_path, tuning=False), tmp_path)
+    if ended == "diverged":
+        (tmp_path / "result.json").unlink()
+        fail(tmp_path, FloatingPointError("nan"), 2)
+    asked = job.config.copy_and_resolve_references()
+    asked.train.steps += 1
+    with pytest.raises(ValueError, match=r"holds a run of another config \(asked \| there\): train.steps: "):
+        left([Job(asked, tmp_path)])
 
 
 def test_an_unfinished_run_has_no_row(tmp_path):
