@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from peftjax.study.measure import LOSS, measure_of
 from peftjax.study.rates import edge
 
 
@@ -49,7 +50,20 @@ def unfair(plan: dict[str, Any], trials: Sequence[dict], runs: Sequence[dict], i
     for item in items:
         seen.setdefault(item["method"], set()).add((item["seed"], item["id"]))
     reasons += _differ("test items", {method: sorted(seen.get(method, ())) for method in methods})
+    if measure_of(study) is not LOSS:
+        reasons += _at_a_limit(runs[0]["metric"], items)
     return reasons
+
+
+def _at_a_limit(metric: str, items: Sequence[dict]) -> list[str]:
+    """A reason where all items of all methods have one score, 0 or 1: methods that differ would all have it too, and equal scores would be
+    told as no difference."""
+    found = {item.get(metric) for item in items}
+    if len(found) != 1 or not found & {0.0, 1.0}:
+        return []
+    which = "floor" if 0.0 in found else "ceiling"
+    return [f"{metric.replace('_', ' ')} is at its {which}, {100 * found.pop():g} % on every item of all methods, and tells none from "
+            "another; compare by study.measure = 'loss'"]
 
 
 def untuned(trials: Sequence[dict]) -> str | None:

@@ -138,6 +138,7 @@ def _served(base, arms, cases, rounds, budget_s, unroll, refused, say) -> list[R
 
 
 def _timed(programs: dict[str, Program], case: Case, reference: str, rounds: int, budget_s: float, say) -> list[Row]:
+    say(f"{case}: {len(programs)} programs compiled in {sum(program.compile_s for program in programs.values()):.1f} s, and now timed")
     seconds = in_turns({name: program.call for name, program in programs.items()}, rounds, budget_s)
     say(f"{case}: {len(seconds[reference])} rounds of {len(programs)} arms")
     return [

@@ -53,6 +53,11 @@ PERCENT = Measure(100.0, "points", 1)
 LOSS = Measure(1.0, "nats", 3)
 
 
+def measure_called(name: str) -> Measure:
+    """That of a thing compared, by what `Measure.name` calls it."""
+    return LOSS if name == LOSS.name("") else PERCENT
+
+
 def measure_of(study: Mapping[str, Any]) -> Measure:
     """That of a study's plain config."""
     return LOSS if study.get("measure") == "loss" else PERCENT

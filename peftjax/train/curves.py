@@ -10,7 +10,7 @@ Colours: the first of a palette that colour-blind readers tell apart (Okabe and 
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peftjax.files import replacing
@@ -55,6 +55,15 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
             mean, total = weight * mean + (1 - weight) * value, weight * total + (1 - weight)
         means.append(mean / total if total else math.nan)
     return means
+
+
+def apart(values: Iterable[float], least: float = 1.3) -> list[float]:
+    """Of positive values those that are at least `least` times the one before, to two digits: labels of a logarithmic axis."""
+    found: list[float] = []
+    for value in sorted({float(f"{value:.2g}") for value in values}):
+        if not found or value >= least * found[-1]:
+            found.append(value)
+    return found
 
 
 def _series(lines: Sequence[Mapping], name: str) -> tuple[list[int], list[float]]:

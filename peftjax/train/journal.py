@@ -105,10 +105,11 @@ class Journal:
     def count(self, number: int, batch: Any, metrics: dict, seconds: float) -> None:
         """Keeps and logs a step, and refuses a loss that is not finite. `seconds` are what the run's own part of the step took."""
         if not np.isfinite(metrics["loss"]):
+            last = self.checkpoints.latest_step()
             raise FloatingPointError(
                 f"loss at step {number} is {metrics['loss']} (gradient norm {metrics['grad_norm']}): training has diverged; lower "
                 f"config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}). "
-                f"The last checkpoint is {self.checkpoints.latest_step()}"
+                + ("No checkpoint was stored before" if last is None else f"The last checkpoint is that of step {last}")
             )
         timings = self.timings
         if timings.first_step_s is None:

@@ -63,3 +63,13 @@ def test_other_items_are_refused(stored):
     gone = of(stored.items, "B", seed=0, id="icd-003")
     assert len(gone) == 1
     assert reasons(stored, items=without(stored.items, gone)) == ["test items differ: A has 24 (alone: (0, 'icd-003')), B has 23"]
+
+
+@pytest.mark.parametrize(("score", "which"), [(0.0, "floor, 0 %"), (1.0, "ceiling, 100 %")])
+def test_a_metric_at_its_limit_is_no_comparison(stored, score, which):
+    """Where nobody answers anything rightly, equal scores are no proof of equal methods; one item that differs is one that may tell."""
+    items = [row | {"exact_match": score} for row in stored.items]
+    assert reasons(stored, items=items)[0].startswith(f"exact match is at its {which} on every item of all methods")
+    assert reasons(stored, items=[items[0] | {"exact_match": 1 - score}, *items[1:]]) == []
+    study = stored.plan["study"] | {"measure": "loss"}
+    assert reasons(stored, items=items, plan=stored.plan | {"study": study}) == []

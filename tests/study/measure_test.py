@@ -1,4 +1,4 @@
-from peftjax.study.measure import LOSS, PERCENT, measure_of
+from peftjax.study.measure import LOSS, PERCENT, measure_called, measure_of
 
 
 def test_a_metric_is_shown_in_percent_and_a_loss_in_nats():
@@ -10,4 +10,5 @@ def test_a_metric_is_shown_in_percent_and_a_loss_in_nats():
 
 
 def test_a_study_says_what_it_compares():
+    assert measure_called(LOSS.name("accuracy")) is LOSS and measure_called(PERCENT.name("accuracy")) is PERCENT
     assert measure_of({"measure": "loss"}) is LOSS and measure_of({"measure": "metric"}) is PERCENT and measure_of({}) is PERCENT

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftjax.train.curves import smoothed, write_curves
+from peftjax.train.curves import apart, smoothed, write_curves
 
 numbers = st.floats(-100, 100)
 
@@ -36,3 +36,9 @@ def test_numbers_that_are_not_finite_are_passed_over():
 def test_only_curves_with_numbers_are_drawn(tmp_path, log, evaluations, names):
     assert write_curves(tmp_path / "curves", log, evaluations) == names
     assert sorted(path.name for path in (tmp_path / "curves").iterdir()) == sorted(names)
+
+
+def test_labels_of_a_logarithmic_axis_do_not_touch():
+    assert apart([38.176, 38.912, 39.2, 154.784, 155.648, 155.824]) == [38.0, 150.0]
+    assert apart([0.1, 0.003162, 0.01, 0.03162]) == [0.0032, 0.01, 0.032, 0.1]
+    assert apart([]) == []

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from peftjax.study.advice.candidates import Candidate
-from peftjax.study.advice.costs import Costs
+from peftjax.study.advice.costs import Costs, prompts_timed
 from peftjax.study.advice.evidence import Evidence, Near
 from peftjax.study.advice.needs import Needs
 from peftjax.study.advice.rules import Prefer, Rule
@@ -37,6 +37,10 @@ def basis(
         busy = max(costs.serving.load)
         said.append(f"Costs: measured on {costs.serving.machine['processor']}, {costs.serving.machine['cores']} cores"
                     + (", before now" if costs.kept else "") + f", load {busy:.1f}.")
+        rows = prompts_timed(needs).batch
+        if rows < needs.batch:
+            said.append(f"Prompts were timed on {rows} rows of {needs.prompt} tokens, not on {needs.batch}: this machine multiplies so "
+                        "many about as fast as more.")
         noisy = _noisy(costs)
         if noisy:
             said.append(f"Too noisy to tell, intervals wider than 10 %: {', '.join(noisy)}. One more of --sittings, at a quieter time, is "

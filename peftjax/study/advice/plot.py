@@ -8,6 +8,7 @@ from pathlib import Path
 
 from peftjax.files import replacing
 from peftjax.study.advice.decide import CHOICE, DOMINATED, FRONT, OUT, RECOMMENDED, Advice, Verdict
+from peftjax.study.measure import measure_called
 from peftjax.train.curves import BLUE, MARKERS, RED
 
 LOOKS = {RECOMMENDED: (RED, RED), CHOICE: (RED, RED), FRONT: (BLUE, "white"), DOMINATED: ("#999999", "white"), OUT: ("#999999", "white")}
@@ -55,12 +56,14 @@ def _cost(axes, measured: list[Verdict], needs) -> None:
 
 
 def _quality(axes, measured: list[Verdict], needs, data: str) -> None:
+    metric = ""
     for number, one in enumerate(measured):
         if data in one.quality:
             found = one.quality[data]
-            _point(axes, number, one, 100 * found.mean, [[100 * (found.mean - found.low)], [100 * (found.high - found.mean)]])
+            metric, factor = found.metric, measure_called(found.metric).factor
+            _point(axes, number, one, factor * found.mean, [[factor * (found.mean - found.low)], [factor * (found.high - found.mean)]])
     axes.set_title(f"Quality on {data}", loc="left", fontsize=11, fontweight="bold")
-    axes.set_ylabel("score (%), 95 % interval")
+    axes.set_ylabel(f"{measure_called(metric).label(metric)}, 95 % interval")
 
 
 def _point(axes, number: int, one: Verdict, y: float, y_error) -> None:

@@ -10,6 +10,7 @@ from peftjax.study.advice.conditions import all_hold, in_words
 from peftjax.study.advice.costs import Cost
 from peftjax.study.advice.decide import CHOICE, DOMINATED, FRONT, OUT, RECOMMENDED, Advice, Verdict
 from peftjax.study.advice.rules import RULES, Bound, Exclude, Note, Prefer, Rule
+from peftjax.study.measure import LOSS, measure_called
 from peftjax.study.timing import Ratio
 
 OF_QUALITY = " Quality: means with 95 % intervals; which of them differ is told by paired tests, not by these."
@@ -131,7 +132,12 @@ def _ratio(ratio: Ratio) -> str:
 
 
 def _score(found: Any) -> str:
-    return f"{100 * found.mean:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    measure = measure_called(found.metric)
+    if measure is LOSS:  # of which more is better with the sign turned; a reader knows it without
+        mean, low, high = (measure.value(-value) for value in (found.mean, found.high, found.low))
+        return f"loss {mean} [{low}, {high}] nats a token"
+    mean, low, high = map(measure.value, (found.mean, found.low, found.high))
+    return f"{mean} % [{low}, {high}]"
 
 
 def _answer(value: Any) -> str:

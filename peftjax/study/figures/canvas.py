@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from peftjax.train.curves import BLUE, GREEN, ORANGE, PURPLE, RED
+from peftjax.train.curves import BLUE, GREEN, ORANGE, PURPLE, RED, apart
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
@@ -42,15 +42,6 @@ def comparisons(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int],
     found = list(dict.fromkeys((row["data"], row["budget"], row["size"]) for row in rows))
     several = len({size for *_, size in found}) > 1
     return {place: f"{place[0]}, {place[1]}" + (f", {place[2] or 'all'} records" if several else "") for place in found}
-
-
-def apart(values: Iterable[float], least: float = 1.3) -> list[float]:
-    """Of positive values those that are at least `least` times the one before, to two digits: labels of a logarithmic axis."""
-    found: list[float] = []
-    for value in sorted({float(f"{value:.2g}") for value in values}):
-        if not found or value >= least * found[-1]:
-            found.append(value)
-    return found
 
 
 def log_ticks(axes, values: Iterable[float]) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from peftjax.files import replacing
-from peftjax.train.curves import COLOURS, MARKERS, RED, styled
+from peftjax.train.curves import COLOURS, MARKERS, RED, apart, styled
 from peftjax.train.points import label
 from peftjax.train.sweep.score import Score
 
 LEGEND = 8  # lines that a legend can name
+TICKS = 7  # about as many labels stand beside each other under a panel
 
 
 def swept(found: Sequence[Score]) -> dict[str, list[Any]]:
@@ -46,7 +47,7 @@ def write_picture(path: Path, found: Sequence[Score], metric: str) -> bool:
     figure = Figure(figsize=(5.5 * len(fields), 4), layout="constrained")
     FigureCanvasAgg(figure)
     for number, (field, values) in enumerate(fields.items(), 1):
-        _panel(figure.add_subplot(1, len(fields), number), field, values, found, metric)
+        draw_panel(figure.add_subplot(1, len(fields), number), field, values, found, metric)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     with replacing(path) as partial:
@@ -54,7 +55,8 @@ def write_picture(path: Path, found: Sequence[Score], metric: str) -> bool:
     return True
 
 
-def _panel(axes: Any, field: str, values: list[Any], found: Sequence[Score], metric: str) -> None:
+def draw_panel(axes: Any, field: str, values: list[Any], found: Sequence[Score], metric: str) -> None:
+    """The metric against one field with these values."""
     styled(axes, f"{metric.replace('_', ' ')} (validation)", field, metric.replace("_", " "))
     numbers = numeric(values)
     at = (lambda value: value) if numbers else values.index
@@ -62,7 +64,8 @@ def _panel(axes: Any, field: str, values: list[Any], found: Sequence[Score], met
         axes.set_xticks(range(len(values)), [label({"": value}).lstrip("=") for value in values])
     elif min(values) > 0 and max(values) >= 8 * min(values):
         axes.set_xscale("log")
-        axes.set_xticks(values, [f"{value:g}" for value in values], rotation=45 if len(values) > 6 else 0)
+        shown = apart(values, max(1.3, (max(values) / min(values)) ** (1 / TICKS)))
+        axes.set_xticks(shown, [f"{value:g}" for value in shown])
         axes.minorticks_off()
     lines: dict[str, list[Score]] = {}
     for one in found:

@@ -142,3 +142,13 @@ def test_the_answer_is_told_with_its_reasons_and_numbers(tell):
     text = tell(found)
     assert "Take LoRA, beside the base" in text and "combining" in text and "2005.00247" in text
     assert "1.1" in text and ("80.0 %" in text or "0.8" in text) and "adapters that a request chooses must be there" in text
+
+
+def test_a_study_by_loss_is_told_in_nats_and_its_lowest_loss_is_the_best():
+    losses = told.evidence({"LoRA": -1.5, "Houlsby": -1.75, "Pfeiffer": -1.6}, metric="−loss")
+    found = advice(Needs(merging="forbidden"), losses, names=("LoRA", "Houlsby", "Pfeiffer"))
+    assert answer(found) == "Take LoRA, beside the base."
+    for text in (as_text(found), as_markdown(found)):
+        assert "loss 1.500 [1.480, 1.520] nats a token" in text and "loss 1.750 [1.730, 1.770] nats a token" in text
+        assert "150.0" not in text and "-1.5" not in text
+    assert "80.0 % [78.0, 82.0]" in as_text(advice(Needs(), told.evidence({"LoRA": 0.8})))

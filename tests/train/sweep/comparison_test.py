@@ -1,5 +1,6 @@
 """The table and the picture of a sweep, from folders as runs leave them."""
 
+import itertools
 import json
 
 import pytest
@@ -7,10 +8,10 @@ import pytest
 from peftjax.peft import lora
 from peftjax.train.config import default_config, methods
 from peftjax.train.ending import write_failure
-from peftjax.train.points import chain, product
+from peftjax.train.points import chain, log_uniform, product, sample
 from peftjax.train.sweep.comparison import edges, write_comparison
 from peftjax.train.sweep.folder import plan
-from peftjax.train.sweep.picture import swept
+from peftjax.train.sweep.picture import draw_panel, swept
 from peftjax.train.sweep.score import scores
 
 RESULT = {"trainable": {"parameters": 1234}, "timings": {"train_s": 2.0}}
@@ -62,3 +63,18 @@ def test_swept_fields_are_those_with_several_values(tmp_path):
 def test_an_unknown_metric_is_refused(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'exact_match'"):
         scores(tmp_path, "exact_mach")
+
+
+def test_labels_of_many_rates_stand_apart(tmp_path):
+    """As a search draws them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rates = [point["rate"] for point in sample(24, {"rate": log_uniform(1e-4, 3e-2)})]
+    a_sweep(tmp_path, [1.0 + rate for rate in rates], [{"optimizer.learning_rate": rate} for rate in rates])
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    draw_panel(axes, "optimizer.learning_rate", sorted(rates), scores(tmp_path), "loss")
+    canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert 4 <= len(boxes) <= 9 and all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
