@@ -4,6 +4,8 @@
 |---|---|---|
 | pissa | s aᵀb = the R largest singular parts of W, values shared out evenly | 2404.02948 (2024) |
 | pissa_niter_N | the same by N rounds of a randomised SVD | |
+| pissa_random | the values of pissa along random orthonormal directions: a control, which takes no part of W | |
+| milora | s aᵀb = the R smallest singular parts of W, values shared out evenly | 2406.09044 (2024) |
 | olora | Wᵀ = Q T: b = R columns of Q, a = R rows of T | 2406.01775 (2024) |
 | corda_ipm, corda_kpm | C W = L S Rᵀ, C = E[xᵀx]: s aᵀb = the largest (ipm) or smallest (kpm) of C⁻¹ (L S Rᵀ) | 2406.05223 (2024) |
 | lora_ga_DIRECTION_SCALE | a and b of different singular directions of the gradient of W | 2407.05000 (2024) |
@@ -17,6 +19,9 @@ All but EVA and LoftQ start with s aᵀb ≠ 0, which is subtracted again (`peft
 
 CorDA's product is that of HF PEFT; how it is shared out between a and b depends on the size of C, which PEFT sums over the tokens of a
 sequence divided by their largest value, so that b is larger there and a smaller.
+
+MiLoRA learns from what the weight uses least: the smaller its last singular values, the nearer to zero both factors start, and on a weight
+of a rank lower than its shape by R both are zero, from where neither is trained.
 
 LoRA-GA is that of the paper and of its authors' code: both factors of unit directions, no direction in both, times out^¼ / √γ each
 ("stable", γ = 16), the mean root of W's R largest singular values over s ("weight_svd"), 1 / s ("gd_scale") or 1 ("unit"). HF PEFT 0.21.2
@@ -42,15 +47,21 @@ DIRECTIONS = ("ArB2r", "ArBr", "A2rBr", "random")
 SCALES = ("stable", "weight_svd", "gd_scale", "unit")
 PATTERNS = {
     "pissa": r"pissa(?:_niter_(?P<rounds>\d+))?",
+    "pissa_random": r"pissa_random",
+    "milora": r"milora",
     "olora": r"olora",
     "corda": r"corda_(?P<keeps>ipm|kpm)",
     "lora_ga": rf"lora_ga(?:_(?P<direction>{'|'.join(DIRECTIONS)}))?(?:_(?P<scale>{'|'.join(SCALES)}))?",
     "eva": r"eva(?:_rho_(?P<rho>\d+(?:\.\d+)?))?",
     "loftq": r"loftq",
 }
-NEEDS = {"pissa": None, "olora": None, "corda": "inputs", "lora_ga": "gradient", "eva": "inputs", "loftq": "dense"}
+NEEDS = {
+    "pissa": None, "pissa_random": None, "milora": None, "olora": None, "corda": "inputs", "lora_ga": "gradient", "eva": "inputs",
+    "loftq": "dense",
+}  # fmt: skip
 SPELLED = (
-    "pissa", "pissa_niter_N", "olora", "corda_ipm", "corda_kpm", "lora_ga", "lora_ga_DIRECTION_SCALE", "eva", "eva_rho_X", "loftq",
+    "pissa", "pissa_niter_N", "pissa_random", "milora", "olora", "corda_ipm", "corda_kpm", "lora_ga", "lora_ga_DIRECTION_SCALE", "eva",
+    "eva_rho_X", "loftq",
 )  # fmt: skip
 
 
@@ -111,7 +122,14 @@ def factors(
         match init.kind:
             case "pissa":
                 rounds = init.option("rounds", -1)
-                left, values, right = _svd(weight, rank) if rounds < 0 else _randomised_svd(weight, rank, rounds, key)
+                left, values, right = _svd(weight, slice(rank)) if rounds < 0 else _randomised_svd(weight, rank, rounds, key)
+                return _even(left, values / scale, right)
+            case "pissa_random":
+                for_a, for_b = jax.random.split(key)
+                values = jnp.linalg.svd(weight, compute_uv=False)[:rank]
+                return _even(_orthonormal(for_a, rank, weight.shape[0]), values / scale, _orthonormal(for_b, rank, weight.shape[1]))
+            case "milora":
+                left, values, right = _svd(weight, slice(-rank, None))
                 return _even(left, values / scale, right)
             case "olora":
                 q, t = jnp.linalg.qr(weight.T)
@@ -130,9 +148,15 @@ def principal(covariance: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     return vectors[:, ::-1].T[:rank], values[:rank] / jnp.maximum(jnp.sum(values), jnp.finfo(jnp.float32).tiny)
 
 
-def _svd(matrix, rank: int):
+def _svd(matrix, part: slice):
+    """(left [R, in], values [R], right [R, out]) of this part of the singular values, which descend."""
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    return left[:, :rank].T, values[:rank], right[:rank]
+    return left[:, part].T, values[part], right[part]
+
+
+def _orthonormal(key, rank: int, width: int):
+    """[rank, width] with orthonormal rows, whose span is uniformly distributed."""
+    return jnp.linalg.qr(jax.random.normal(key, (width, rank)))[0].T
 
 
 def _randomised_svd(matrix, rank: int, rounds: int, key):
@@ -163,13 +187,12 @@ def _corda(weight, scale, rank: int, square, keeps: str):
         return ~(error < 0.05) & (times < 1e6)
 
     fixed = damped(jax.lax.while_loop(wrong, lambda times: 2 * times, jnp.float32(0.01)))
-    left, values, right = jnp.linalg.svd(fixed @ weight, full_matrices=False)
-    part = slice(0, rank) if keeps == "ipm" else slice(values.shape[0] - rank, None)
-    return _even(jnp.linalg.solve(fixed, left[:, part]).T, values[part] / scale, right[part])
+    left, values, right = _svd(fixed @ weight, slice(rank) if keeps == "ipm" else slice(-rank, None))
+    return _even(jnp.linalg.solve(fixed, left.T).T, values / scale, right)
 
 
 def _lora_ga(weight, scale, rank: int, gradient, direction: str, size: str, key):
-    left, _, right = _svd(gradient, 2 * rank)
+    left, _, right = _svd(gradient, slice(2 * rank))
     first, second, mixed = jnp.arange(rank), jnp.arange(rank, 2 * rank), jax.random.permutation(key, 2 * rank)
     of_a, of_b = {
         "ArB2r": (first, second), "A2rBr": (second, first), "ArBr": (2 * first + 1, 2 * first),
@@ -177,7 +200,7 @@ def _lora_ga(weight, scale, rank: int, gradient, direction: str, size: str, key)
     }[direction]
     times = {
         "stable": lambda: weight.shape[1] ** 0.25 / GAMMA**0.5, "unit": lambda: 1.0, "gd_scale": lambda: 1 / scale,
-        "weight_svd": lambda: jnp.mean(jnp.sqrt(_svd(weight, rank)[1] / scale)),
+        "weight_svd": lambda: jnp.mean(jnp.sqrt(_svd(weight, slice(rank))[1] / scale)),
     }[size]()
     return times * left[of_a], times * right[of_b]
 

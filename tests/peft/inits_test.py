@@ -31,7 +31,7 @@ X = noise("x", jax.ShapeDtypeStruct((50, 7), jnp.float32)) * jnp.broadcast_to(jn
 G = noise("g", jax.ShapeDtypeStruct((7, 10), jnp.float32))
 SCALE = jnp.float32(1.5)
 FOUND = Statistics(X.T @ X, jnp.sum(X, 0), jnp.float32(50), G)
-SHIFTING = ("pissa", "pissa_niter_8", "olora", "corda_ipm", "corda_kpm", "lora_ga")
+SHIFTING = ("pissa", "pissa_niter_8", "pissa_random", "milora", "olora", "corda_ipm", "corda_kpm", "lora_ga")
 PATH = "blocks/attn/q/kernel"
 
 
@@ -57,6 +57,24 @@ def test_pissa_is_the_largest_part_of_the_weight_shared_out_evenly(name):
     assert jnp.linalg.norm(W - part(name)) < 1.001 * np.linalg.norm(values[2:])
     a, b = started(name)
     np.testing.assert_allclose(jnp.linalg.norm(a, axis=1), jnp.linalg.norm(b, axis=1), rtol=1e-4)
+
+
+def test_milora_is_the_smallest_part_of_the_weight_shared_out_evenly():
+    left, values, right = singular(W)
+    np.testing.assert_allclose(part("milora"), (left[:, 5:] * values[5:]) @ right[5:], atol=1e-4)
+    np.testing.assert_allclose(part("milora", 7), W, atol=1e-4)
+    a, b = started("milora")
+    np.testing.assert_allclose(jnp.linalg.norm(a, axis=1), jnp.linalg.norm(b, axis=1), rtol=1e-3)
+
+
+def test_the_control_of_pissa_has_its_values_along_directions_of_a_key_and_not_of_the_weight():
+    (a, b), (like_a, like_b) = started("pissa_random"), started("pissa")
+    for own, other in ((a, like_a), (b, like_b)):
+        np.testing.assert_allclose(own @ own.T, other @ other.T, atol=1e-4)  # orthogonal rows of PiSSA's lengths
+    np.testing.assert_allclose(singular(part("pissa_random"))[1][:2], singular(W)[1][:2], rtol=1e-4)
+    drawn = jax.vmap(lambda seed: factors(parse("pissa_random"), W, SCALE, 2, jax.random.key(seed))[0])(jnp.arange(400))
+    along = np.square(drawn @ singular(W)[0][:, 0]) / np.sum(np.square(drawn), -1)
+    assert abs(np.mean(along) - 1 / 7) < 0.02  # the square of the cosine with the first direction of W is that of chance
 
 
 def test_olora_has_orthonormal_rows_in_b_and_all_of_the_weight_at_full_rank():

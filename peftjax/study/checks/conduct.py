@@ -21,15 +21,15 @@ from ml_collections import ConfigDict
 from peftjax.files import locked, replacing
 from peftjax.hints import did_you_mean
 from peftjax.interop.json_file import read_json, write_json
-from peftjax.study.checks import domain_language, pc1, pc3, pc4, pc5, pc7, pc8, pc9, pc11, pc11p, pc12
+from peftjax.study.checks import domain_language, pc1, pc3, pc4, pc4p, pc5, pc7, pc8, pc9, pc11, pc11p, pc12
 from peftjax.study.checks.finding import Finding
 from peftjax.study.checks.plot import write_plot
 from peftjax.train.report import table
 from peftjax.train.startup import use_compilation_cache
 from peftjax.train.versions import versions
 
-CHECKS = {"pc1": pc1, "pc3": pc3, "pc4": pc4, "pc5": pc5, "pc7": pc7, "pc8": pc8, "pc9": pc9, "pc11": pc11, "pc11p": pc11p, "pc12": pc12,
-          "domain_language": domain_language}
+CHECKS = {"pc1": pc1, "pc3": pc3, "pc4": pc4, "pc4p": pc4p, "pc5": pc5, "pc7": pc7, "pc8": pc8, "pc9": pc9, "pc11": pc11, "pc11p": pc11p,
+          "pc12": pc12, "domain_language": domain_language}
 
 
 def conduct(config: ConfigDict, workdir: str | Path, say: Callable[[str], None] = print) -> Path:

@@ -21,6 +21,7 @@ ON = ("v_proj", "down_proj")
 FOUND = {"tokens": np.arange(12).reshape(2, 6)}
 METHODS = {
     "PiSSA": (lora(rank=2, alpha=3, init="pissa", targets=ON), 4),
+    "MiLoRA": (lora(rank=2, alpha=3, init="milora", targets=ON), 4),
     "OLoRA by rsLoRA": (lora(rank=2, rslora=True, init="olora", targets=ON, rank_pattern={"blocks/1/.*": 3}), 4),
     "LoRA-FA": (lora(rank=3, alpha=2, freeze_a=True, lora_bias=True, targets=ON), 3),
     "AdaLoRA": (adalora(rank=3, target_rank=2, alpha=4, targets=ON), 3),

@@ -5,9 +5,9 @@ import pytest
 from study.checks.rows import failed, row, words
 
 from peftjax.evals.statistics.equivalence import BETTER, WORSE
-from peftjax.study.checks import pc5, pc8, pc9, pc11p
+from peftjax.study.checks import pc4p, pc5, pc8, pc9, pc11p
 from peftjax.study.checks.arms import compare, differences
-from peftjax.study.checks.finding import FAILS, HOLDS, OPEN, TIE
+from peftjax.study.checks.finding import FAILS, HOLDS, OPEN, REPORTED, TIE
 
 SEEDS = range(5)
 
@@ -63,6 +63,39 @@ def test_pissa_is_faster_and_ends_alike():
     slow = [row("PiSSA", 1e-2, seed, 1.0, losses=np.full(30, 1.2)) for seed in SEEDS]
     found = words(pc8.judge(measured({"LoRA": 1.0, "PiSSA": 1.3}, {"LoRA": 1e-2, "PiSSA": 3e-2}, slow, spread=0.005)))
     assert found == [FAILS, WORSE, FAILS]
+
+
+def test_what_pissa_is_fast_by_is_told_against_its_controls():
+    """Directions, where both controls are slower; the size of the start, where random directions are as fast."""
+    at = dict.fromkeys(("LoRA", "PiSSA", pc8.MINOR, pc8.RANDOM), 1e-2)
+
+    def judged(random, minor_end=1.0):
+        ends = {"LoRA": 1.0, "PiSSA": 1.2, pc8.MINOR: minor_end, pc8.RANDOM: 1.1}
+        found = measured(ends, at, spread=0.005)
+        early = {"LoRA": 1.0, "PiSSA": 0.8, pc8.MINOR: 1.0, pc8.RANDOM: random}
+        for one in found["measure"]["rows"]:
+            one["losses"] = list(np.full(30, early[one["arm"]]))
+        return pc8.judge(found)
+
+    assert words(judged(0.9)) == [HOLDS, WORSE, FAILS, HOLDS, HOLDS, TIE, REPORTED]
+    assert words(judged(0.7, minor_end=0.9)) == [HOLDS, WORSE, FAILS, HOLDS, FAILS, BETTER, REPORTED]
+    assert "random directions" in judged(0.7).claims[4].what and judged(0.7).claims[6].measured[:3] in ("+9.", "+10")
+
+
+def test_the_correction_over_the_controls_leaves_pissas_own_test_what_it_was():
+    at = dict.fromkeys(("LoRA", "PiSSA", pc8.MINOR, pc8.RANDOM), 1e-2)
+    ends = {"LoRA": 1.0, "PiSSA": 1.02, pc8.MINOR: 1.0, pc8.RANDOM: 1.0}
+    with_them = pc8.judge(measured(ends, at, spread=0.1)).claims[1]
+    two = ("LoRA", "PiSSA")
+    assert with_them == pc8.judge(measured({n: ends[n] for n in two}, {n: at[n] for n in two}, spread=0.1)).claims[1]
+
+
+def test_scales_that_tie_once_their_rates_are_their_own():
+    at = {pc4p.PLAIN: 2e-2, pc4p.STABILISED: 1e-2}
+    finding = pc4p.judge(measured({pc4p.PLAIN: 1.0, pc4p.STABILISED: 1.001}, at, spread=0.003))
+    assert words(finding) == [TIE, REPORTED] and finding.claims[1].measured == "2 times"
+    assert words(pc4p.judge(measured({pc4p.PLAIN: 1.0, pc4p.STABILISED: 1.1}, at, spread=0.003)))[0] == FAILS
+    assert words(pc4p.judge(measured({pc4p.PLAIN: 1.0, pc4p.STABILISED: 1.0}, at, spread=0.5)))[0] == OPEN
 
 
 def test_where_lora_goes():
