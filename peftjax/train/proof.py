@@ -141,8 +141,7 @@ CASES = (
     Case("DoRA", "peft", (lora(rank=3, alpha=6, dora=True),), _decoder),
     Case("DoRA on the embedding", "peft", (lora(rank=3, targets=("q_proj", "embed_tokens"), dora=True, ensure_weight_tying=False),),
          _decoder),
-    *(Case(f"LoRA from {init}", "peft", (lora(rank=2, alpha=3, init=init),), _decoder)
-      for init in ("orthogonal", "pissa", "milora", "olora")),
+    *(Case(f"LoRA from {init}", "peft", (lora(rank=2, alpha=3, init=init),), _decoder) for init in ("orthogonal", "pissa", "olora")),
     Case("LoRA-FA", "peft", (lora(rank=3, freeze_a=True),), _decoder),
     Case("AdaLoRA, pruned", "peft", (ADALORA,), _whole, _pruned),
     *(Case(name, "peft", (method,), _whole) for name, method in DELTAS.items()),
