@@ -10,6 +10,7 @@ Needs are the fields of peftjax.study.advice.needs.Needs; with --need or --needs
 """
 
 import json
+import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -46,4 +47,7 @@ def main(_):
 
 if __name__ == "__main__":
     restart_with_huge_pages()
-    app.run(main)
+    try:
+        app.run(main)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"advise.py: {error}")

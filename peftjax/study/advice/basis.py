@@ -37,6 +37,9 @@ def basis(
         busy = max(costs.serving.load)
         said.append(f"Costs: measured on {costs.serving.machine['processor']}, {costs.serving.machine['cores']} cores"
                     + (", before now" if costs.kept else "") + f", load {busy:.1f}.")
+        for first in dict.fromkeys(costs.timed_by.values()):
+            others = [name for name, by in costs.timed_by.items() if by == first]
+            said.append(f"Serving of {first} was timed for {'; '.join(others)} too: they are one program.")
         rows = prompts_timed(needs).batch
         if rows < needs.batch:
             said.append(f"Prompts were timed on {rows} rows of {needs.prompt} tokens, not on {needs.batch}: this machine multiplies so "

@@ -59,8 +59,8 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of all candidates, by name; the base's own seconds of a token and a prompt; the measurements behind them; and whether they were kept
-    from before."""
+    """Of all candidates, by name; the base's own seconds of a token and a prompt; the measurements behind them; whether they were kept
+    from before; and of candidates that were not timed when serving, the one that was for them."""
 
     of: dict[str, Cost]
     token_s: float
@@ -68,6 +68,7 @@ class Costs:
     serving: Latency
     training: Latency
     kept: bool
+    timed_by: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def serving_bytes(candidate: Candidate, base_bytes: int, domains: int) -> int:
@@ -117,4 +118,5 @@ def costs(
             steps.temporary_bytes + steps.argument_bytes, serving_bytes(candidate, base_bytes, needs.domains), candidate.stored_bytes,
         )
     bare = [serving.row("base", case).seconds.median for case in (token, prompt)]
-    return Costs(found, *bare, serving, training, kept and trained_before)
+    timed_by = {name: first for name, first in timed.items() if name != first}
+    return Costs(found, *bare, serving, training, kept and trained_before, timed_by)

@@ -129,7 +129,9 @@ class _Population:
             for stack in self.program.stacks:
                 first = next(member for member in members if self.program.stack_of(member) is stack)
                 check_reads(first.model, first.trainable, combine(first.own, first.base), first.inputs.train.at(0))
-            self.say(f"{len(members)} members in {len(self.program.stacks)} forms, opened at {time.time() - started:.1f} s")
+            forms = len(self.program.stacks)
+            self.say(f"{len(members)} member{'s' * (len(members) > 1)} in {forms} form{'s' * (forms > 1)}, opened at "
+                     f"{time.time() - started:.1f} s")
 
     @contextlib.contextmanager
     def _failing(self, number: int, folder: WorkDir | None = None):
@@ -239,7 +241,7 @@ class _Population:
         member.journal.folder.mark("stopped", {"step": step, "validation_loss": loss, "evaluation": last or None})
         member.arrays = None
         self.ended[number] = Outcome(self.folders[number], "stopped")
-        self.say(f"{member.name}: stopped at step {step} with {loss} nats on validation")
+        self.say(f"{member.name}: stopped at step {step} with {'no finite loss' if loss is None else f'{loss:.4f} nats'} on validation")
 
     def outcomes(self) -> list[Outcome]:
         """In the order of the configs."""

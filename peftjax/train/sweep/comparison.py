@@ -61,6 +61,8 @@ def _table(found: Sequence[Score], metric: str) -> str:
 def _value(value: object) -> str:
     if isinstance(value, list):
         return " + ".join(map(_value, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return str(value["method"]) if isinstance(value, dict) and "method" in value else "" if value is None else str(value)
 
 

@@ -152,3 +152,14 @@ def test_a_study_by_loss_is_told_in_nats_and_its_lowest_loss_is_the_best():
         assert "loss 1.500 [1.480, 1.520] nats a token" in text and "loss 1.750 [1.730, 1.770] nats a token" in text
         assert "150.0" not in text and "-1.5" not in text
     assert "80.0 % [78.0, 82.0]" in as_text(advice(Needs(), told.evidence({"LoRA": 0.8})))
+
+
+def test_what_was_timed_for_others_and_on_fewer_rows_is_told():
+    needs, known = Needs(batch=8), told.candidates()
+    remaining, _ = by_rules(known, needs)
+    costs = dataclasses.replace(told.costs(remaining), timed_by={"IA3, merged": "LoRA, merged"})
+    said = as_text(decide(needs, known, costs, []))
+    assert "Serving of LoRA, merged was timed for IA3, merged too: they are one program." in said
+    assert "Prompts were timed on 2 rows of 128 tokens, not on 8" in said
+    plain = as_text(decide(Needs(), known, told.costs(remaining), []))
+    assert "was timed for" not in plain and "Prompts were timed" not in plain

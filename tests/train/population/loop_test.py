@@ -44,7 +44,9 @@ def configs(tiny) -> list:
     other = config_of(tiny, lora(rank=4))
     other.data.name = str(write_task(tiny / "other.jsonl"))
     other.data.response, other.train.seed = "{response} and {response}", 2
-    return [config_of(tiny), low, high, other, config_of(tiny, learning_rate=1e38, warmup=0), config_of(tiny, pfeiffer(size=3))]
+    patient = config_of(tiny, learning_rate=0.0)
+    patient.eval.every, patient.eval.patience = 2, 1
+    return [config_of(tiny), low, high, other, config_of(tiny, learning_rate=1e38, warmup=0), config_of(tiny, pfeiffer(size=3)), patient]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,16 @@ def finished(tiny, configs):
 
 def test_one_that_diverges_fails_alone(finished):
     outcomes, folders, _ = finished
-    assert [outcome.status for outcome in outcomes] == ["done"] * 4 + ["failed", "done"]
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4 + ["failed", "done", "done"]
     assert "training has diverged" in json.loads((folders[4] / "failed.json").read_text())["error"] == outcomes[4].error
     assert not (folders[4] / "result.json").exists()
+
+
+def test_one_whose_patience_is_over_ends_alone(finished):
+    """Its loss cannot fall: the second evaluation is its last."""
+    assert [len(losses(folder)) for folder in finished[1]] == [8, 8, 8, 8, 1, 8, 4]
+    last = json.loads((finished[1][6] / "result.json").read_text())["evaluations"][-1]
+    assert last["step"] == 4 and "test_loss" in last
 
 
 @pytest.mark.parametrize("number", [1, 5])

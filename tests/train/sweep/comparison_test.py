@@ -49,6 +49,13 @@ def test_points_are_sorted_by_validation_and_failures_are_listed(tmp_path):
     assert "lora_plus" not in text and "1,234" in text
 
 
+def test_values_that_a_search_drew_are_short(tmp_path):
+    points = [{"optimizer.learning_rate": 0.005059803874660437}, {"optimizer.learning_rate": 1e-05, "peft[0].rank": 4}]
+    a_sweep(tmp_path, [1.0, 2.0], points)
+    rows = [line for line in write_comparison(tmp_path).read_text().splitlines() if line.startswith("| ")]
+    assert [row.split("|")[2].strip() for row in rows[2:]] == ["0.0050598", "1e-05"] and rows[3].split("|")[3].strip() == "4"
+
+
 def test_a_best_value_at_the_edge_is_said(tmp_path):
     a_sweep(tmp_path, [3.0, 2.0, 1.0], product({"optimizer.learning_rate": (1e-4, 1e-3, 1e-2)}))
     assert edges(scores(tmp_path)) == [
