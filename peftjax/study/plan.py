@@ -1,6 +1,6 @@
 """The treatments of a study: each method in the size, or for the steps, that meets each budget.
 
-    treatments/39k-LoRA.json        {"asked": what decides, "found": the treatment}
+    treatments/39k/LoRA.json        {"asked": what decides, "found": the treatment}
 
 They are kept in the study's folder: what is timed comes out otherwise the next time, and a study that goes on goes on with what it had.
 """
@@ -41,7 +41,7 @@ def treatments_of(
         for budget, amount in study.budgets.items():
             unit, value = unit_of(amount)
             for method, specifications in study.methods.items():
-                file, asked = folder / f"{slug(budget)}-{slug(method)}.json", _asked(study, base, amount, specifications)
+                file, asked = folder / slug(budget) / f"{slug(method)}.json", _asked(study, base, amount, specifications)
                 there = json.loads(file.read_text()) if file.exists() else {}
                 if there.get("asked") != asked:
                     made = _treatment(study, base, method, budget, unit, value, specifications)

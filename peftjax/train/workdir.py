@@ -29,6 +29,19 @@ def default_workdir(name: str, config: Any) -> Path:
     return Path("runs") / "-".join(part for part in (Path(file).stem, variant, config_hash(config)) if part)
 
 
+def at_work(path: str | Path) -> bool:
+    """Whether a process is at work in a folder."""
+    lock = Path(path) / ".lock"
+    if not lock.exists():
+        return False
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def require_config(path: Path, config: Any) -> None:
     """Refuses a folder that holds a run of another config; one without a config is anybody's.
 

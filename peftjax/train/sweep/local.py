@@ -1,6 +1,5 @@
 """Launcher: processes on this machine, a few at a time."""
 
-import collections
 import contextlib
 import signal
 import sys
@@ -9,21 +8,24 @@ import time
 from collections.abc import Iterator, Sequence
 
 from peftjax.train.sweep.job import Job
+from peftjax.train.workdir import at_work
 
 POLL_S = 0.2
 
 
 def local(jobs: Sequence[Job], processes: int = 1) -> None:
     """Trains each job in a process of its own, `processes` at a time; returns when all have ended. What they print goes into their folders.
-    Interrupted, or ended by SIGTERM, it ends them; the same command goes on."""
+    Interrupted, or ended by SIGTERM, it ends them; the same command goes on. Where it was killed they may be at work still: then they are
+    waited for."""
     if processes < 1:
         raise ValueError(f"processes is {processes}; it must be at least 1")
-    waiting, alive = collections.deque(jobs), {}
+    waiting, alive = list(jobs), {}
     with _ended_by_term():
         try:
             while waiting or alive:
-                while waiting and len(alive) < processes:
-                    job = waiting.popleft()
+                free = [job for job in waiting if not any(map(at_work, job.folders))]
+                for job in free[: processes - len(alive)]:
+                    waiting.remove(job)
                     alive[job] = job.start()
                 time.sleep(POLL_S)
                 for job, process in list(alive.items()):
