@@ -80,6 +80,7 @@ class Bottleneck(Entry):
     gating: str = "none"
 
     matrices = ("down", "up")
+    kept = ("annealed",)
 
     @property
     def trainable(self):
@@ -160,7 +161,8 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
         dropout: rate on the output of the network, at training time.
         stochastic_depth: rate at which the network is left out for whole rows of a batch, at training time.
         gate: "none", "token" or "mean", see the module; from a half, its weights from normal(0.02).
-        anneal: makes room for a weight by which the activation fades to the identity (`peftjax.peft.anneal`).
+        anneal: makes room for a weight by which the activation fades to the identity (`peftjax.peft.anneal`): True, or parts of a run,
+            (0.2, 0.8), between which it does so as the run goes on (`peftjax.train.annealing`).
         layers: layers to adapt, default all.
         name: of the adapter.
     """
@@ -176,7 +178,7 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     gate: str = "none"
-    anneal: bool = False
+    anneal: bool | tuple[float, float] = False
     layers: Sequence[int] | None = None
     name: str = "default"
 
@@ -196,6 +198,11 @@ class bottleneck:  # noqa: N801 (configs read `bottleneck(size=64)`)
             raise ValueError("bottleneck needs at least one site")
         if self.size is not None and self.size < 1 or self.reduction_factor <= 0:
             raise ValueError(f"bottleneck size {self.size} and reduction_factor {self.reduction_factor} must be positive")
+        if not isinstance(self.anneal, bool):
+            span = tuple(self.anneal)
+            if len(span) != 2 or not 0 <= span[0] < span[1] <= 1:
+                raise ValueError(f"bottleneck anneal {self.anneal!r} is no bool and not two rising parts of a run, as in (0.2, 0.8)")
+            object.__setattr__(self, "anneal", span)
         for field in ("dropout", "stochastic_depth"):
             require_rate("bottleneck", getattr(self, field), field)
 

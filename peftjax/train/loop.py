@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,8 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
         untouched = Untouched(evaluator, lambda: detach(prepared.frozen))
         journal = stack.enter_context(Journal(config, folder, inputs, evaluator, untouched, checkpoints, started, main))
         journal.begin(resumed)
-        state = train(journal, state, prepared.frozen, lambda s, batch: step(s, prepared.frozen, place(batch)))
+        frozen_at = functools.partial(prepared.annealing, prepared.frozen)
+        state = train(journal, state, frozen_at, lambda s, batch: step(s, prepared.frozen, place(batch)))
 
         # ---- the result --------------------------------------------------------------------------------------------
         if main:
@@ -119,11 +122,13 @@ def notice(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def train(journal: Journal, state: TrainState, frozen: Any, step: Any) -> TrainState:
-    """Takes the steps that are left, `step(state, batch) -> (state, metrics)`, and journals them; returns the last state."""
+def train(journal: Journal, state: TrainState, frozen_at: Callable[[int], Any], step: Callable[[TrainState, Any], Any]) -> TrainState:
+    """Takes the steps that are left, `step(state, batch) -> (state, metrics)`, and journals them with the frozen half as it is after each;
+    returns the last state."""
     total, done = journal.config.train.steps, int(state.step)
 
     def snapshot() -> Snapshot:
+        frozen = frozen_at(done)
         return Snapshot(state.trainable, frozen, state_arrays(state, frozen))
 
     with contextlib.ExitStack() as stack:

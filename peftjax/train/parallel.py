@@ -26,7 +26,7 @@ def compile_step(config: Any, prepared: Prepared, mesh: Mesh) -> tuple[Callable,
         raise ValueError(
             f"config.train.batch_size {rows} must be a multiple of {devices} devices along \"data\" x {pieces} accumulated pieces"
         )
-    options = {"accumulate": pieces, "dropout": prepared.dropout, "arrange": arrange}
+    options = {"accumulate": pieces, "dropout": prepared.dropout, "arrange": arrange, "follow": prepared.annealing}
     if config.train.parallel == "jit":
         step = jax.jit(
             make_step(prepared.model, prepared.optimiser, **options), donate_argnums=0,

@@ -24,6 +24,7 @@ from peftjax.peft.probe import measure
 from peftjax.peft.roles import roles
 from peftjax.peft.spec import from_data
 from peftjax.peft.table import table, totals
+from peftjax.train.annealing import Annealing, annealing
 from peftjax.train.config import composition
 from peftjax.train.loss import token_losses
 from peftjax.train.optimiser import make_optimiser
@@ -47,6 +48,7 @@ class Prepared:
         state: the state before the first step.
         state_shardings: where its leaves live.
         dropout: whether any method drops anything.
+        annealing: what of `frozen` follows the step.
         table: the start-up table, `totals` its last line.
     """
 
@@ -57,6 +59,7 @@ class Prepared:
     state: TrainState
     state_shardings: Any
     dropout: bool
+    annealing: Annealing
     table: str
     totals: str
 
@@ -115,8 +118,8 @@ def prepare_model(
     state = jax.jit(lambda t, k: new_state(t, optimiser, k), out_shardings=where)(trainable, run_key)
     dropout = any(getattr(method, "dropout", 0) for method in methods)
     return Prepared(
-        make_model(base.config, config.model, segments), frozen, own, optimiser, state, where, dropout, table(params, trainable),
-        totals(params, trainable),
+        make_model(base.config, config.model, segments), frozen, own, optimiser, state, where, dropout,
+        annealing(new, config.train.steps), table(params, trainable), totals(params, trainable),
     )
 
 

@@ -39,7 +39,7 @@ def new_state(trainable: Any, optimiser: optax.GradientTransformation, key: jax.
 
 def make_step(
     model: nn.Module, optimiser: optax.GradientTransformation, *, accumulate: int = 1, dropout: bool = False, axis: str | None = None,
-    arrange: Callable[[Any, Any], Any] = lambda params, batch: params,
+    arrange: Callable[[Any, Any], Any] = lambda params, batch: params, follow: Callable[[Any, Any], Any] = lambda frozen, step: frozen,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The step function.
 
@@ -50,6 +50,7 @@ def make_step(
         dropout: give the model dropout keys, of (run, step, piece, and device under `axis`).
         axis: name of the mapped axis under `pmap`, None under `jit`.
         arrange: (params, batch) -> params, what of the tree follows the batch: which adapter each row is for (`peftjax.peft.route`).
+        follow: (frozen, step) -> frozen, what of the frozen half follows the number of updates done (`peftjax.train.annealing`).
 
     Returns:
         step(state, frozen, batch) -> (state, metrics): loss (mean nats a token, without penalties), accuracy (of tokens), tokens that
@@ -66,6 +67,7 @@ def make_step(
         return grads, jnp.stack([loss, tokens, right])
 
     def step(state: TrainState, frozen, batch):
+        frozen = follow(frozen, state.step)
         key = jax.random.fold_in(state.key, state.step) if dropout else None
         if key is not None and axis is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))

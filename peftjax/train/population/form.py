@@ -19,6 +19,7 @@ import jax
 from peftjax.nn.tree import flatten, unflatten_like
 from peftjax.peft.partition import combine
 from peftjax.peft.roles import roles
+from peftjax.train.annealing import Annealing
 from peftjax.train.optimiser import make_optimiser
 from peftjax.train.population.member import Member
 from peftjax.train.population.trees import alike, largest, ranked, signature, without_rates
@@ -38,6 +39,7 @@ class Form:
         options: `config.optimizer` of a member that has every part that any member has.
         steps, accumulate: of each run.
         dropout: whether any member drops anything.
+        annealing: what of the frozen tree follows the step.
         state: abstract {"trainable", "optimiser", "step", "key"}, with the most rows of any member.
         own: abstract, the same.
         base: the frozen tree without what is the members' own, in arrays.
@@ -48,6 +50,7 @@ class Form:
     steps: int
     accumulate: int
     dropout: bool
+    annealing: Annealing
     state: Any
     own: Any
     base: Any
@@ -61,7 +64,7 @@ def key_of(member: Member) -> tuple:
     marks = {} if optimizer.name == "adafactor" else flatten(ranked(tree))
     decay = optimizer.weight_decay if optimizer.name == "adafactor" else None
     return (
-        signature(tree, marks), member.model, tuple(optimizer[name] for name in STATIC), bool(optimizer.clip), decay,
+        signature(tree, marks), member.model, member.annealing, tuple(optimizer[name] for name in STATIC), bool(optimizer.clip), decay,
         config.train.steps, config.train.accumulate, config.train.batch_size, config.data.length,
     )
 
@@ -77,7 +80,7 @@ def form_of(members: Sequence[Member]) -> Form:
     optimiser = make_optimiser(options, first.config.train.steps, trainable, roles(params), params)
     state = jax.eval_shape(lambda t, k: _tree(new_state(t, optimiser, k)), trainable, jax.random.key(0))
     train, dropout = first.config.train, any(member.dropout for member in members)
-    return Form(first.model, options, train.steps, train.accumulate, dropout, state, own, first.base)
+    return Form(first.model, options, train.steps, train.accumulate, dropout, first.annealing, state, own, first.base)
 
 
 def member_step(form: Form) -> Callable:
@@ -89,7 +92,7 @@ def member_step(form: Form) -> Callable:
         frozen = combine(unflatten_like(form.own, own), base)
         params = combine(now.trainable, frozen)
         optimiser = make_optimiser(form.options, form.steps, now.trainable, roles(params), params, numbers)
-        options = {"accumulate": form.accumulate, "dropout": form.dropout, "arrange": arrange}
+        options = {"accumulate": form.accumulate, "dropout": form.dropout, "arrange": arrange, "follow": form.annealing}
         now, metrics = make_step(form.model, optimiser, **options)(now, frozen, batch)
         return flatten(_tree(now)), metrics
 

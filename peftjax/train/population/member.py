@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from peftjax.nn.tree import path_of
+from peftjax.train.annealing import Annealing
 from peftjax.train.inputs import Inputs
 from peftjax.train.journal import Journal
 from peftjax.train.optimiser import NUMBERS
@@ -21,12 +22,11 @@ class Member:
     Attributes:
         config, inputs: the run's.
         journal: writes its folder.
-        model, dropout: as of `peftjax.train.prepare.Prepared`.
+        model, dropout, annealing: as of `peftjax.train.prepare.Prepared`.
         trainable: abstract, as a tree.
         own: what of the frozen tree is the member's, None at the base's leaves.
         base: the rest of it, of leaves that all members share.
-        kept: of what is stored, by path, the part that no step changes.
-        arrays: its state as it is stored, by path, without what no step changes; None while it is in the program.
+        arrays: its state as it is stored, by path, without what is frozen; None while it is in the program.
         shapes: theirs.
         step: updates done.
         status: "" while it has steps to take, else "done", "failed" or "stopped"; `error` of a failed one.
@@ -37,10 +37,10 @@ class Member:
     journal: Journal
     model: Any
     dropout: bool
+    annealing: Annealing
     trainable: Any
     own: Any
     base: Any
-    kept: dict[str, jax.Array]
     arrays: dict[str, jax.Array] | None
     shapes: dict[str, tuple[int, ...]]
     step: int
@@ -70,9 +70,10 @@ def waiting(config: Any, inputs: Inputs, journal: Journal, prepared: Prepared, s
         lambda keys, leaf: None if leaf is None else base.get(path_of(keys), leaf),
         jax.tree.map(lambda mine, leaf: leaf if mine is None else None, own, prepared.frozen, is_leaf=lambda x: x is None),
     )
-    stored = state_arrays(state, own)
-    held = {path: leaf for path, leaf in stored.items() if path.startswith("kept/")}
-    arrays = {path: leaf for path, leaf in stored.items() if path not in held}
+    arrays = {path: leaf for path, leaf in state_arrays(state, own).items() if not path.startswith("kept/")}
     abstract = jax.eval_shape(lambda tree: tree, state.trainable)
     shapes = {path: leaf.shape for path, leaf in arrays.items()}
-    return Member(config, inputs, journal, prepared.model, prepared.dropout, abstract, own, theirs, held, arrays, shapes, int(state.step))
+    return Member(
+        config, inputs, journal, prepared.model, prepared.dropout, prepared.annealing, abstract, own, theirs, arrays, shapes,
+        int(state.step),
+    )

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from peftjax.data.packing import Batch
 from peftjax.nn.tree import flatten, unflatten_like
-from peftjax.peft.partition import combine
+from peftjax.peft.partition import combine, kept
 from peftjax.train.journal import Snapshot
 from peftjax.train.optimiser import NUMBERS
 from peftjax.train.population.batches import padding, stacked
@@ -101,7 +101,7 @@ class Stack:
         state = {path: grown(member.arrays[path], leaf.shape) for path, leaf in flatten(self.form.state).items()}
         chunk, at = divmod(place, self.width)
         self.state[chunk] = self._put_state(self.state[chunk], at, state)
-        self.own[chunk] = self._put_own(self.own[chunk], at, self._own(member))
+        self.own[chunk] = self._put_own(self.own[chunk], at, self._own(member.own))
         for name, value in member.numbers.items():
             self.numbers[chunk][name][at] = value
         self.members[place], member.arrays = member, None
@@ -121,8 +121,10 @@ class Stack:
         """A member after a step. Its tree is that of the stack: zeros behind its own rows change nothing, and every member's evaluation
         is one program."""
         member, state = self.members[place], self._at(place)
-        frozen = combine(unflatten_like(self.form.own, self._own(member)), self.form.base)
-        return Snapshot(unflatten_like(self.form.state, state)["trainable"], frozen, self._arrays(member, state) | member.kept)
+        now = member.annealing(member.own, member.step)
+        frozen = combine(unflatten_like(self.form.own, self._own(now)), self.form.base)
+        arrays = self._arrays(member, state) | flatten({"kept": kept(now)})
+        return Snapshot(unflatten_like(self.form.state, state)["trainable"], frozen, arrays)
 
     def compact(self) -> None:
         """Moves members to the front, where fewer chunks then hold any."""
@@ -144,9 +146,9 @@ class Stack:
         chunk, at = divmod(place, self.width)
         return _take(self.state[chunk], at)
 
-    def _own(self, member: Member) -> dict[str, jax.Array]:
+    def _own(self, own: Any) -> dict[str, jax.Array]:
         """What is a member's own, in the stack's shapes."""
-        return {path: grown(leaf, self.own[0][path].shape[1:]) for path, leaf in flatten(member.own).items()}
+        return {path: grown(leaf, self.own[0][path].shape[1:]) for path, leaf in flatten(own).items()}
 
     def _arrays(self, member: Member, state: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """In the member's own shapes."""
