@@ -32,6 +32,7 @@ def merge(params: dict, names: Iterable[str] | None = None, strict: bool = True)
 
     Raises:
         TypeError: something of the named adapters has no dense form, with its path.
+        ValueError: a merged weight or bias is not finite, with its path; while tracing this is not known.
     """
     return _folded(_chosen(params, names, strict), lambda path, value: value.merge())
 
@@ -113,8 +114,18 @@ def _folded(params: dict, fold: Callable[[str, Kernel], Any]) -> dict:
                 params = put(params, path, fold(path, value))
             except TypeError as error:
                 raise TypeError(f"{path}: {error}") from error
-            params = _with_bias(params, f"{path.rpartition('/')[0]}/bias", value)
+            bias = f"{path.rpartition('/')[0]}/bias"
+            params = _with_bias(params, bias, value)
+            for made in (path, bias):
+                _require_finite(made, get(params, made))
     return params if any(map(is_shared, jax.tree.leaves(params, is_leaf=is_shared))) else put(params, STORE, None)
+
+
+def _require_finite(path: str, made: Any) -> None:
+    for leaf in jax.tree.leaves(made):
+        if not isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            if not bool(jnp.all(jnp.isfinite(leaf))):
+                raise ValueError(f"{path}: merged it holds numbers that are not finite; nothing was changed")
 
 
 @jax.jit

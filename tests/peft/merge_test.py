@@ -1,5 +1,7 @@
 """Merging gives a plain tree that computes the same, and never touches its input."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,18 @@ def test_a_network_at_a_site_is_refused_or_kept_beside():
     assert not isinstance(get(kept, "blocks/attn/q/kernel"), LoRA)
     assert get(kept, "blocks/mlp_out/default") is get(params, "blocks/mlp_out/default")
     np.testing.assert_allclose(logits(kept), logits(params), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("field", "found"), [("a", "kernel"), ("scale", "kernel"), ("bias", "bias")])
+def test_a_number_that_is_not_finite_is_named_and_the_base_stays(field, found):
+    """HF PEFT checks the weight and then the bias, and leaves earlier layers merged."""
+    params = moved(attach(base(), [lora(rank=2, lora_bias=True, targets=["k_proj", "up_proj"])], KEY))
+    node = get(params, "blocks/mlp/up/kernel")  # of the last layer, behind weights that are merged before it
+    bad = put(params, "blocks/mlp/up/kernel", dataclasses.replace(node, **{field: getattr(node, field).at[1].set(jnp.nan)}))
+    kept = dict(flatten(bad))
+    with pytest.raises(ValueError, match=f"blocks/mlp/up/{found}: merged it holds numbers that are not finite; nothing was changed"):
+        merge(bad)
+    assert all(flatten(bad)[path] is leaf for path, leaf in kept.items())
 
 
 def test_names_that_no_adapter_has_are_refused():
