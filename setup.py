@@ -42,6 +42,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["peftjax", "peftjax.*"]),
     install_requires=CORE,
+    entry_points={"console_scripts": ["peftjax = peftjax.__main__:main"]},
     extras_require={
         "test": [
             "pytest>=8.4,<10",  # the runner

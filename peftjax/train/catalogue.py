@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from peftjax.hints import did_you_mean
 from peftjax.interop.exchange.adapter import Adapter, extract
 from peftjax.interop.exchange.adapterhub_write import adapterhub_content
 from peftjax.interop.exchange.gguf_lora import gguf_lora_content
@@ -71,6 +72,19 @@ def as_table(config: DecoderConfig = SMOLLM2) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def as_text(name: str) -> str:
+    """One method at length: what its module says, how it is stated, and what its settings mean.
+
+    Raises:
+        ValueError: no such method, with the nearest one.
+    """
+    if name not in spec.METHODS:
+        raise ValueError(f"no method is called {name!r}{did_you_mean(name, spec.METHODS)}; methods are {', '.join(spec.METHODS)}")
+    method = spec.METHODS[name]
+    stated = "".join(f"    {field.name}{_default(field)},\n" for field in dataclasses.fields(method))
+    return "\n\n".join([inspect.getdoc(sys.modules[method.__module__]), f"{name}(\n{stated})", inspect.getdoc(method)])
+
+
 def formula(method: Any) -> str:
     """What a method computes, as its documentation or its module's says it.
 
@@ -95,6 +109,13 @@ def exchange(*adapters: Adapter) -> str:
             except ValueError:  # no place for it, which the writers say in detail
                 continue
     return ", ".join(found[name] for name in FORMATS if name in found)
+
+
+def _default(field: dataclasses.Field) -> str:
+    """"=8", or nothing where the setting must be given."""
+    if field.default_factory is not dataclasses.MISSING:
+        return f"={field.default_factory()!r}"
+    return "" if field.default is dataclasses.MISSING else f"={field.default!r}"
 
 
 def _made(method: Any, base: dict) -> Adapter:

@@ -41,8 +41,10 @@ from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
 from peftjax.peft.compacter import compacter
 from peftjax.peft.delora import delora
+from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.drop import drop_layers
 from peftjax.peft.fourierft import fourierft
+from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.gralora import gralora
 from peftjax.peft.hira import hira
 from peftjax.peft.hra import hra
@@ -146,6 +148,8 @@ METHODS = {
         lora(rank=2, freeze_a=True, targets=["v_proj", "down_proj"], name="frozen"),
         adalora(rank=3, target_rank=2, targets=["v_proj", "o_proj"], name="shrinking"),
     ),
+    "gated": (gated_lora(rank=2, alpha=6, targets=["q_proj", "down_proj"]), gated_lora(rank=1, gate="row", name="row")),
+    "dense": (dense_delta(targets=["k_proj", "down_proj"]),),
     "mixed": (
         lora(rank=2, name="tone"),
         lora(rank=1, targets="q_proj", name="task"),
@@ -154,7 +158,7 @@ METHODS = {
     ),
 }
 ELSEWHERE = {  # the same laws, beside what they need
-    "classifier": "encoder_laws_test", "dense_delta": "delta_test", "fusion": "fusion_test", "gated_lora": "gated_lora_test",
+    "classifier": "encoder_laws_test", "fusion": "fusion_test",
 }  # fmt: skip
 ONLY_NEAR_THE_BASE = {
     "lora orthogonal": 1e-6,
@@ -163,6 +167,7 @@ ONLY_NEAR_THE_BASE = {
     "modules": 1e-5,  # Compacter's rule is near zero, LoReFT's values are those that are there
     "head": 1e-6,
 }  # a head of its own multiplies by the embedding in another layout
+NO_WEIGHT = {"gated": "a gate depends on the token"}
 NOT_THE_BASE = {"context"}  # any slot before a sequence takes its share of attention
 SAME_PROGRAM = {
     "lora gaussian",
@@ -228,6 +233,10 @@ def test_multiplying_by_a_node_is_multiplying_by_its_dense_weight(name):
         for layer in range(TIED.layers):
             kernel = fill(jax.tree.map(lambda leaf, i=layer: leaf[i], value), trained(name).get("shared", {}))
             x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, kernel.shape[0])), jnp.float32)
+            if name in NO_WEIGHT and isinstance(kernel, Kernel):
+                with pytest.raises(TypeError, match=NO_WEIGHT[name]):
+                    dense(kernel)
+                continue
             bias = kernel.merged_bias() if isinstance(kernel, Kernel) else None
             want = dot(x, dense(kernel)) + (0 if bias is None else jnp.broadcast_to(bias, (2, 3, *bias.shape)))
             np.testing.assert_allclose(dot(x, kernel), want, rtol=1e-4, atol=1e-5, err_msg=path)
@@ -235,6 +244,10 @@ def test_multiplying_by_a_node_is_multiplying_by_its_dense_weight(name):
 
 @every_program
 def test_merging_changes_nothing(name):
+    if name in NO_WEIGHT:
+        with pytest.raises(TypeError, match=NO_WEIGHT[name]):
+            merge(trained(name), strict=False)
+        return
     merged = merge(trained(name), strict=False)
     np.testing.assert_allclose(logits(merged, TIED), logits(trained(name), TIED), rtol=1e-3, atol=1e-4)
 
@@ -299,7 +312,8 @@ def test_recomputing_changes_no_gradient():
             np.testing.assert_allclose(leaf, want[path], rtol=1e-3, atol=1e-4, err_msg=f"{remat} {path}")
 
 
-@pytest.mark.parametrize("name", ["lora patterns", "dora patterns", "bottleneck everywhere", "mixed"])
+@pytest.mark.slow  # every operation of every method by itself: a minute
+@every_program
 def test_plain_is_jit(name):
     plain = Decoder(TIED).apply({"params": trained(name)}, tokens())
     np.testing.assert_allclose(plain, logits(trained(name), TIED), rtol=1e-4, atol=1e-5)
@@ -381,10 +395,8 @@ def members(name: str):
 POPULATION = jax.vmap(jax.value_and_grad(member_loss), in_axes=(0, None, None))
 
 
-@pytest.mark.slow  # compiles two steps for each: a minute
-@pytest.mark.parametrize("name", [
-    "lora patterns", "dora", "full", "mixed", "transforms", "modules", "context", "across layers", "deltas", "more deltas", "low rank",
-])
+@pytest.mark.slow  # compiles two steps for each: two minutes
+@every_program
 def test_a_member_of_a_population_is_its_solo_run(name):
     solos, stacked, frozen = members(name)
     losses, grads = jax.jit(POPULATION)(stacked, frozen, train_batch())

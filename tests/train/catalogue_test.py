@@ -1,9 +1,11 @@
 """The README's table of methods is the one that the code gives, and knows every method."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from peftjax.__main__ import main
 from peftjax.interop.exchange.peft_methods import METHODS
 from peftjax.peft import bitfit, loha, spec
 from peftjax.train.catalogue import as_table, formula, rows
@@ -13,6 +15,18 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_the_readme_holds_the_table_as_it_is_made():
     assert as_table() in README.read_text()
+
+
+def test_the_command_prints_the_table_or_one_method(capsys):
+    main(["methods"])
+    assert capsys.readouterr().out == as_table() + "\n"
+    main(["methods", "ia3"])
+    text = capsys.readouterr().out
+    assert text.startswith("IA3: one learned number a channel (2205.05638")
+    assert all(f"    {field.name}={field.default!r},\n" in text for field in dataclasses.fields(spec.METHODS["ia3"]))
+    with pytest.raises(SystemExit):
+        main(["methods", "lorra"])
+    assert "no method is called 'lorra' (did you mean 'lora'?)" in capsys.readouterr().err
 
 
 def test_every_method_is_in_words_and_in_a_file_that_is_there():

@@ -1,0 +1,30 @@
+"""The command that comes with the package: what methods there are.
+
+    peftjax methods             the README's table, made from the code: what each is, where it acts, whether it merges, what it trains
+    peftjax methods lora        one of them: its formula, its settings with their defaults, and what they mean
+
+`python -m peftjax` is the same where the package is not installed.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints what was asked for; a method that is not there ends the process with the nearest one that is."""
+    parser = argparse.ArgumentParser(prog="peftjax", description="LoRA and adapters as parameter-tree transformations.")
+    commands = parser.add_subparsers(required=True)
+    methods = commands.add_parser("methods", help="the table of methods, or one method with its settings")
+    methods.add_argument("name", nargs="?", help="of a method, as in a config")
+    asked = parser.parse_args(arguments)
+    from peftjax.train.catalogue import as_table, as_text
+
+    try:
+        print(as_table() if asked.name is None else as_text(asked.name))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
