@@ -14,7 +14,7 @@ from peftjax.peft.blend import blend, blend_changes, to_lora
 from peftjax.peft.bottleneck import pfeiffer
 from peftjax.peft.changes import changes
 from peftjax.peft.compose import compose
-from peftjax.peft.composition import Average, Stack
+from peftjax.peft.composition import Average, Split, Stack
 from peftjax.peft.dense_delta import DenseDelta, dense_delta
 from peftjax.peft.factored import dense
 from peftjax.peft.hira import hira
@@ -229,6 +229,14 @@ def test_a_base_of_few_bits_does_not_round_a_delta():
 def test_what_cannot_be_asked_is_refused(asked, message):
     with pytest.raises(ValueError, match=message):
         asked(tree(TONE, TASK))
+
+
+@pytest.mark.parametrize("plan", [Stack(Average("tone", "task"), "style"), Split(Stack("tone", "task"), sizes=(5,))], ids=["kept", "alone"])
+def test_adapters_of_a_composed_tree_are_blended_as_in_a_plain_one(plan):
+    params = tree(TONE, TASK, *([lora(rank=1, targets="v_proj", name="style")] if isinstance(plan, Stack) else []))
+    one, other = (blend(p, {"tone": 0.5, "task": 0.5}, ties(density=0.5)) for p in (params, compose(params, plan)))
+    assert adapters(other.params) == adapters(one.params)
+    close(deltas(other.params), deltas(one.params))
 
 
 @pytest.mark.parametrize("way", [linear(), ties(density=0.5), slerp()], ids=repr)

@@ -100,18 +100,24 @@ def test_gradients_of_a_mixed_batch_are_those_of_each_row_alone():
             np.testing.assert_allclose(got[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-def test_a_step_takes_the_rows_from_its_batch():
-    params = compose(attach(base(), [lora(rank=2, targets="q_proj", name="a"), lora(rank=2, targets="v_proj", name="b")], KEY),
-                     BatchSplit("a", "b"))  # fmt: skip
-    trainable, frozen = partition(params)
+CHOICES = {0: {"lora"}, 1: {"houlsby"}, 2: {"ia3", "prefix"}, -1: set()}
+
+
+@pytest.mark.parametrize(("plan", "numbers"), [
+    (BatchSplit("lora", "houlsby", Stack("ia3", "prefix")), ([0, -1, -1], [-1, 1, 1], [2, 2, -1], [1, 0, 2])),
+    pytest.param(Split("lora", "houlsby", "ia3"), ([[0, 0, 0, 0, 0], [-1] * 5, [0] * 5], [[1] * 5] * 3, [[0, 1, -1, 1, 0]] * 3),
+                 marks=pytest.mark.slow),  # the same by position, another program
+], ids=["by row", "by position"])  # fmt: skip
+def test_a_step_trains_the_methods_of_its_rows_or_positions_and_no_other_in_one_program(plan, numbers):
+    params = attach(base(), TRAINED if isinstance(plan, BatchSplit) else TRAINED[:-1], KEY)
+    trainable, frozen = partition(compose(moved(params, 0.3), plan))
     optimiser = adamw(decay=0.0)
     step = jax.jit(make_step(Decoder(TINY), optimiser, arrange=lambda params, batch: route(params, batch.rows)))
     state, before = new_state(trainable, optimiser, KEY), flatten(trainable)
-    for rows, trained in (([0, -1, -1], "a"), ([-1, 1, -1], "b")):
-        batch = RoutedBatch(train_batch(), jnp.array(rows))
-        after = flatten(step(state, frozen, batch)[0].trainable)
+    for chosen in numbers:
+        after = flatten(step(state, frozen, RoutedBatch(train_batch(), jnp.array(chosen)))[0].trainable)
         changed = {path.split("/")[-2] for path, leaf in after.items() if np.any(leaf != before[path])}
-        assert changed == {trained}
+        assert changed == set().union(*(CHOICES[number] for number in np.unique(chosen)))
     assert step._cache_size() == 1
 
 
