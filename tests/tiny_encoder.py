@@ -41,9 +41,10 @@ def tokens(batch: int = 3, length: int = LENGTH, seed: int = 0) -> jax.Array:
     return jax.random.randint(jax.random.key(seed), (batch, length), 0, TINY.vocab_size)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "method"))
-def run(tree, ids, model: Encoder, method: str | None = None, **inputs):
+@functools.partial(jax.jit, static_argnames=("model", "method", "texts"))
+def run(tree, ids, model: Encoder, method: str | None = None, texts: int | None = None, **inputs):
     """Logits [B, C], or what another method gives, under jit."""
+    inputs |= {} if texts is None else {"texts": texts}
     return model.apply({"params": tree}, ids, method=method, **inputs)
 
 

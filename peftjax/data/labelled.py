@@ -20,8 +20,8 @@ from peftjax.models.tokenizer import Tokenizer
 @dataclasses.dataclass(frozen=True)
 class LabelledRows:
     """R tokenised rows: ids int32 [sum of lengths], types int32 of the same shape or None, offsets int64 [R+1], labels int32 [R],
-    records int64 [R]; `truncated` counts the rows that `max_length` cut. Row i comes from record `records[i]` of the source. `routes` is
-    as of `peftjax.data.packing.Rows`."""
+    records int64 [R]; `truncated` counts the rows that `max_length` cut. Row i comes from record `records[i]` of the source. `virtual` and
+    `routes` are as of `peftjax.data.packing.Rows`."""
 
     ids: np.ndarray
     types: np.ndarray | None
@@ -29,6 +29,7 @@ class LabelledRows:
     labels: np.ndarray
     records: np.ndarray
     truncated: int = 0
+    virtual: int = 0
     routes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -81,7 +82,7 @@ def labels_of(records: Sequence[Record], template: Template) -> tuple[str, ...]:
 
 def label_rows(
     source: Sequence[Record], tokenizer: Tokenizer, template: Template, labels: Sequence[str], max_length: int,
-    second: Template | None = None, typed: bool = True,
+    second: Template | None = None, typed: bool = True, virtual: int = 0,
 ) -> LabelledRows:
     """The rows of a list or stored source of records, in its order.
 
@@ -90,6 +91,7 @@ def label_rows(
         labels: their order gives the numbers.
         second: its prompt is the second text of a pair.
         typed: the model tells the two texts of a pair apart by token types.
+        virtual: tokens that the model puts before each text.
 
     Raises:
         ValueError: a record without text, a label that is not among `labels`, or a tokenizer that puts nothing before a text.
@@ -115,6 +117,7 @@ def label_rows(
         labels=np.asarray(found, np.int32),
         records=np.arange(len(encoded)),
         truncated=sum(bool(row.overflowing) for row in encoded),
+        virtual=virtual,
     )
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from peftjax.data.packing import Line, Rows, pack, rounded
+from peftjax.data.packing import Line, Rows, grain, pack, rounded
 from peftjax.data.prefixes import Prefixes
 from peftjax.hints import did_you_mean
 
@@ -79,7 +79,7 @@ def make_layout(
         return _packed(rows, batch_size, length, order, share, loss_slots)
     if name == "buckets":
         return _bucketed(rows, batch_size, length)
-    return Buckets(rows, (Shape(batch_size, length, rounded(int(rows.loss_lengths.max()))),))
+    return Buckets(rows, (Shape(batch_size, length, rounded(int(rows.loss_lengths.max()), grain(rows))),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +144,12 @@ def _cheapest(layout: Packed, order: np.ndarray, every: int) -> Packed:
     part of each line that carries more goes into lines of its own."""
     free, loss = layout.lines(order, every), layout.rows.loss_lengths
     carried = np.array([loss[[row for row, _ in line]].sum() for line in free])
-    slots = np.arange(rounded(int(loss.max())), rounded(int(carried.max())) + 1, 8)
+    step, cost = grain(layout.rows), _SLOT_COST + layout.rows.virtual
+    slots = np.arange(rounded(int(loss.max()), step), rounded(int(carried.max()), step) + 1, step)
     more = np.maximum(0, 1 - slots[:, None] / np.maximum(carried, 1)).sum(axis=1)
-    likely = slots[np.argmin((len(free) + more) * (layout.length + _SLOT_COST * slots))]
+    likely = slots[np.argmin((len(free) + more) * (layout.length + cost * slots))]
     tried = [dataclasses.replace(layout, loss_slots=int(limit)) for limit in (likely, slots[-1])]
-    costs = [len(each.lines(order, every)) * (each.length + _SLOT_COST * each.loss_slots) for each in tried]
+    costs = [len(each.lines(order, every)) * (each.length + cost * each.loss_slots) for each in tried]
     return tried[int(np.argmin(costs))]
 
 
@@ -181,4 +182,5 @@ def _bucketed(rows: Rows, batch_size: int, length: int) -> Buckets:
     lengths = sorted(parts)
     lengths = lengths[: 1 + int(np.searchsorted(lengths, rows.lengths.max()))]
     most = [int(rows.loss_lengths[rows.lengths <= size].max(initial=0)) for size in lengths]
-    return Buckets(rows, tuple(Shape(batch_size * parts[size], size, rounded(loss)) for size, loss in zip(lengths, most, strict=True)))
+    slots = [rounded(loss, grain(rows)) for loss in most]
+    return Buckets(rows, tuple(Shape(batch_size * parts[size], size, count) for size, count in zip(lengths, slots, strict=True)))

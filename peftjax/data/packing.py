@@ -40,13 +40,15 @@ Line = list[tuple[int, int]]
 class Rows(Protocol):
     """What is needed of tokenised rows; all arrays are numpy's.
 
-    lengths, loss_lengths: int [R], tokens of each row, and how many of them carry loss; routes: by name, int32 [R], which of several
+    lengths, loss_lengths: int [R], tokens of each row, and how many of them carry loss; virtual: tokens that the model puts before
+    each loss slot (`peftjax.models.encoder_prompt`), in which slots are dear; routes: by name, int32 [R], which of several
     adapters each row is for: rows of a line are for the same; row(i): int32 ids; row_types(i): int32 token types, or None where no row has
     any; loss(i): positions within the row that carry loss, and their targets.
     """
 
     lengths: np.ndarray
     loss_lengths: np.ndarray
+    virtual: int
     routes: Mapping[str, np.ndarray]
 
     def __len__(self) -> int: ...
@@ -223,9 +225,14 @@ def _of_lines(numbers: np.ndarray, lines: Sequence[Line], name: str) -> np.ndarr
 def loss_slots_needed(rows: Rows, lines: Sequence[Line]) -> int:
     """The most loss tokens of any line, rounded up: the M that holds for all of these lines."""
     loss = rows.loss_lengths
-    return rounded(max((int(loss[[row for row, _ in members]].sum()) for members in lines if members), default=0))
+    return rounded(max((int(loss[[row for row, _ in members]].sum()) for members in lines if members), default=0), grain(rows))
 
 
-def rounded(loss_slots: int) -> int:
-    """The next multiple of 8, at least 8."""
-    return max(1, -(-loss_slots // 8)) * 8
+def grain(rows: Rows) -> int:
+    """Of what numbers of loss slots are multiples: 8, so that few shapes occur, and 1 where a slot is not only one of the head."""
+    return 1 if rows.virtual else 8
+
+
+def rounded(loss_slots: int, grain: int = 8) -> int:
+    """The next multiple of `grain`, at least that."""
+    return max(1, -(-loss_slots // grain)) * grain

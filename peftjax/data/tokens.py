@@ -50,8 +50,8 @@ class TokenRows:
     """R tokenised rows: ids int32 [sum of lengths], offsets int64 [R+1], prompt_len int32 [R], records int64 [R].
 
     Row i is `ids[offsets[i]:offsets[i+1]]` and comes from record `records[i]` of the source (dropped rows leave gaps).
-    `truncated` and `dropped` count the rows that `max_length` cut and left out. `routes` is as of `peftjax.data.packing.Rows`, and not
-    part of what is cached.
+    `truncated` and `dropped` count the rows that `max_length` cut and left out. `virtual` and `routes` are as of
+    `peftjax.data.packing.Rows`, and not part of what is cached.
     """
 
     ids: np.ndarray
@@ -60,6 +60,7 @@ class TokenRows:
     records: np.ndarray
     truncated: int = 0
     dropped: int = 0
+    virtual: int = 0
     routes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -12,7 +12,8 @@ Parameters (see `peftjax.nn.tree` for the names of segments):
         logits = tanh(h pool + bias) head + bias, and without a pool h head + bias
 
 A token sees all tokens of its segment. Norms stand behind the sum (post-norm), so that a site's `residual` is the input of the sublayer
-itself, and `after` gives the stream behind the norm. Sizes, scans and `remat` are as in `peftjax.models.decoder`.
+itself, and `after` gives the stream behind the norm. Sizes, scans and `remat` are as in `peftjax.models.decoder`; virtual tokens are in
+`peftjax.models.encoder_prompt`.
 """
 
 from typing import Any
@@ -24,9 +25,10 @@ from flax import linen as nn
 from peftjax.models.attention import attend
 from peftjax.models.decoder import count_within
 from peftjax.models.encoder_config import EncoderConfig
+from peftjax.models.encoder_prompt import Front
 from peftjax.models.sight import Sight
 from peftjax.models.stack import scanned, segment_spans
-from peftjax.nn.context import keys_values, shift
+from peftjax.nn.context import PROMPT, keys_values, shift
 from peftjax.nn.kernels import dot
 from peftjax.nn.layers import ACTIVATIONS, Embed, LayerNorm, Linear, add_bias, dropout_key, linears, optional
 from peftjax.nn.shared import STORE
@@ -130,10 +132,10 @@ class Encoder(nn.Module):
             setattr(self, stack_name(start, stop, c.layers), stack)
 
     def __call__(self, tokens, *, segments=None, positions=None, types=None):
-        """tokens [B, T] int -> logits [B, C] of the first token of each row; see `hidden` for the other arguments."""
-        return self.logits(self.hidden(tokens, segments=segments, positions=positions, types=types)[0][:, 0])
+        """tokens [B, T] int, a text a row -> logits [B, C] of the first token of each; see `hidden` for the other arguments."""
+        return self.logits(self.hidden(tokens, segments=segments, positions=positions, types=types, texts=1)[0][:, 0])
 
-    def hidden(self, tokens, *, segments=None, positions=None, types=None):
+    def hidden(self, tokens, *, segments=None, positions=None, types=None, texts=None):
         """The trunk: tokens [B, T] -> (final hidden states [B, T, D], None), as of a decoder without a cache.
 
         Args:
@@ -141,19 +143,37 @@ class Encoder(nn.Module):
             segments: [B, T] int; a token sees the tokens of its own segment, and 0 is padding. Default: all 1.
             positions: [B, T] int from 0 in each segment. Default: counted within each segment.
             types: [B, T] int, token types (BERT: 0 in the first text, 1 in the second). Default: all 0.
+            texts: N, the most segments of any row, numbered from 1: asked for where segments are given and the tree holds virtual tokens,
+                of which each has a copy. A row with a segment of a higher number is not a number.
+
+        Raises:
+            ValueError: no `texts` where they are asked for.
         """
-        c = self.config
+        entries = optional(self, PROMPT)
+        if entries is not None and segments is not None and texts is None:
+            raise ValueError("the tree holds virtual tokens, of which each text has a copy: say how many texts a row holds, texts=")
         segments = jnp.ones_like(tokens) if segments is None else segments
         positions = count_within(segments) if positions is None else positions
-        types = jnp.zeros_like(tokens) if types is None else types
-        sight, which = Sight(segments, positions, causal=False), Tokens(positions, segments)
-        by = shift(self.variables.get("params", {}), tokens.shape[0])
-        places = positions + c.position_offset + (by if isinstance(by, int) else by[:, None])
-        x = self.embed(tokens) + self.type_embed(types) + self.pos_embed(places)
-        x = site(self, "embed_out", self.embed_norm(x), tokens=which)
+        types, x = jnp.zeros_like(tokens) if types is None else types, self.embed(tokens)
+        if entries is None:
+            return self._trunk(x, Sight(segments, positions, causal=False), types, Tokens(positions, segments), lambda _, x: x), None
+        front = Front.of(entries, tokens.shape[0], texts or 1, x.dtype, dropout_key(self))
+        sight = Sight(front.segments(segments), front.places(positions), causal=False)
+        which = Tokens(front.blank(positions), front.blank(segments))
+        x = self._trunk(front.tokens(x, segments), sight, front.blank(types), which, front.joined)
+        return front.behind(x, positions, segments), None
+
+    def _trunk(self, x, sight, types, tokens, joined):
+        """Embeddings [B, T, D] -> what comes out of the last block. Learned positions are those of `sight`, `tokens` is for the sites;
+        `joined` is (x, the same behind the norm) -> the stream."""
+        by = shift(self.variables.get("params", {}), x.shape[0])
+        places = sight.positions + (by if isinstance(by, int) else by[:, None])
+        places = jnp.where(sight.segments > 0, places, 0) + self.config.position_offset  # padding is kept inside the table
+        embedded = self.embed_norm(x + self.type_embed(types) + self.pos_embed(places))
+        x = joined(x, site(self, "embed_out", embedded, tokens=tokens))
         for start, stop in self.spans:
-            x, _ = getattr(self, stack_name(start, stop, c.layers))(x, sight, which)
-        return x, None
+            x, _ = getattr(self, stack_name(start, stop, self.config.layers))(x, sight, tokens)
+        return x
 
     def logits(self, hidden):
         """The classifier: hidden [..., D] -> logits [..., C], in the dtype of `hidden`.

@@ -41,6 +41,8 @@ class EncoderConfig:
 
     # What tables of weights and readers ask of any architecture.
     tied = False
+    window = None
+    embedding_scale = 1.0
 
     def __post_init__(self):
         if self.layers < 1:

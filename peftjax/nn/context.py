@@ -8,6 +8,8 @@
     params/blocks/attn/kv = {"task": Prefix(k=[L, P, GK], v=[L, P, GK], ...)}
     params/prompt         = {"tone": Prompt(embedding=[P, D], ...)}
 
+In an encoder virtual tokens see the text behind them: there each segment has a copy, which its own tokens see.
+
 Where nothing is attached nothing is computed. Entries of one place stand behind each other in the order of their names. An entry
 is a `peftjax.nn.kernels.Entry`; one that gives some rows of a batch something else than others has a leading B where that is said.
 
@@ -23,6 +25,8 @@ and one at `prompt`
     length                                         P, how many slots it takes
     rows(batch, dtype, key) -> (x, seen)           embeddings [P, D] or [B, P, D], in units of the base's embedding, and which of them
                                                    there are: bool [B, P], or None for all
+    offset, reads                                  of encoders: whether they join before the embedding's norm and take positions; and
+                                                   "prompt" where the classifier reads the first of them instead of the text's own token
 
 A virtual token that a row has not takes a slot, and nothing else: it is not seen, and no position is counted for it.
 """
@@ -32,6 +36,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 KEYS_VALUES, PROMPT = "kv", "prompt"
@@ -145,6 +150,18 @@ def embeddings(entries: Mapping[str, Any], batch: int, dtype: Any, key: jax.Arra
         rows.append(jnp.broadcast_to(x.astype(dtype), (batch, *x.shape[-2:])))
         there.append(jnp.ones((batch, x.shape[-2]), bool) if seen is None else seen)
     return jnp.concatenate(rows, axis=1), jnp.concatenate(there, axis=1)
+
+
+def joining(entries: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Of the virtual tokens of an encoder: which of them take positions, bool [P], and the slots that a classifier may read, the first of
+    those that a row has."""
+    offset, read, start = [], [], 0
+    for name in sorted(entries):
+        entry = entries[name]
+        offset += [entry.offset] * entry.length
+        read += [start] if entry.reads == "prompt" else []
+        start += entry.length
+    return np.array(offset), tuple(read)
 
 
 def places_ahead(params: Mapping[str, Any]) -> int:

@@ -10,6 +10,16 @@
 Virtual tokens are in units of the base's embedding: where that is scaled on its way into the stream (Gemma), they are scaled too. HF
 PEFT stores V, of both methods, as `prompt_embeddings` [P, D] (on Gemma times the scale); the encoder of P-tuning is lost there, and kept
 here, so that training goes on where it stopped. `peftjax.peft.folded` puts V in the encoder's place when training is over.
+
+In an encoder a virtual token sees the text behind it, so that each text has a copy. Where they join and where the classifier reads differ
+between libraries; ours is that of P-tuning v2's code (2110.07602, 2021), which reads the text's own first token:
+
+| on an encoder         | V joins                                                  | the classifier reads                     |
+|---|---|---|
+| ours                  | before the embedding's sum and norm, at positions 0 to P-1 | the text's first token: reads="text"     |
+| HF PEFT               | the same                                                 | the first virtual token: reads="prompt"  |
+| AdapterHub "prefix"   | behind the norm, without positions: offset=False         | the first virtual token: reads="prompt"  |
+| "prefix_after_bos"    | the same: among tokens that see each other order is nothing but positions | the text's first token: reads="text" |
 """
 
 import dataclasses
@@ -29,14 +39,17 @@ from peftjax.peft.lstm import both_ways
 
 INITS = ("random", "vocabulary", "text")
 ENCODERS = ("mlp", "lstm")
+READS = ("text", "prompt")
 
 
-@node(arrays=("embedding",), static=("name",))
+@node(arrays=("embedding",), static=("offset", "reads", "name"))
 @dataclasses.dataclass(frozen=True)
 class Prompt(Entry):
-    """The entry. embedding: [P, D]."""
+    """The entry. embedding: [P, D]; offset: they take positions; reads: one of READS."""
 
     embedding: jax.Array
+    offset: bool
+    reads: str
     name: str
 
     trainable = matrices = ("embedding",)
@@ -68,11 +81,12 @@ class Made(Entry):
         raise TypeError(f"{type(self).__name__} does not say what it makes")
 
 
-@node(arrays=("embedding", "down", "down_bias", "middle", "middle_bias", "up", "up_bias"), static=("name",))
+@node(arrays=("embedding", "down", "down_bias", "middle", "middle_bias", "up", "up_bias"), static=("offset", "reads", "name"))
 @dataclasses.dataclass(frozen=True)
 class PromptEncoder(Made):
     """The entry whose virtual tokens a network makes. embedding: [P, D]; down, up: [M, D]; middle: [M, M], from the first axis to the
-    second; down_bias, middle_bias: [M]; up_bias: [D]. In HF PEFT `embedding` and `mlp_head.{0,2,4}`, of which files have nothing."""
+    second; down_bias, middle_bias: [M]; up_bias: [D]; the others as of `Prompt`. In HF PEFT `embedding` and `mlp_head.{0,2,4}`, of which
+    files have nothing."""
 
     embedding: jax.Array
     down: jax.Array
@@ -81,6 +95,8 @@ class PromptEncoder(Made):
     middle_bias: jax.Array
     up: jax.Array
     up_bias: jax.Array
+    offset: bool
+    reads: str
     name: str
 
     trainable = ("embedding", "down", "down_bias", "middle", "middle_bias", "up", "up_bias")
@@ -90,16 +106,19 @@ class PromptEncoder(Made):
         """The virtual tokens themselves."""
         h = jax.nn.relu(self.embedding @ self.down.T + self.down_bias[None])
         h = jax.nn.relu(h @ self.middle + self.middle_bias[None])
-        return Prompt(h @ self.up + self.up_bias[None], self.name)
+        return Prompt(h @ self.up + self.up_bias[None], self.offset, self.reads, self.name)
 
 
-@node(arrays=("embedding", "first", "deeper", "states", "biases", "middle", "middle_bias", "up", "up_bias"), static=("name",))
+@node(
+    arrays=("embedding", "first", "deeper", "states", "biases", "middle", "middle_bias", "up", "up_bias"),
+    static=("offset", "reads", "name"),
+)
 @dataclasses.dataclass(frozen=True)
 class PromptLSTM(Made):
     """The entry whose virtual tokens an LSTM of N layers in both directions and two linear layers make. embedding: [P, D]; first
     [2, 4M, D] and deeper [N-1, 2, 4M, 2M] (None with one layer): of what a layer reads; states: [N, 2, 4M, M]; biases: [N, 2, 2, 4M], of
-    inputs and of states (see `peftjax.peft.lstm`); middle: [2M, 2M]; middle_bias: [2M]; up: [2M, D]; up_bias: [D]. In HF PEFT `embedding`,
-    `lstm_head` and `mlp_head.{0,2}`, of which files have nothing."""
+    inputs and of states (see `peftjax.peft.lstm`); middle: [2M, 2M]; middle_bias: [2M]; up: [2M, D]; up_bias: [D]; the others as
+    of `Prompt`. In HF PEFT `embedding`, `lstm_head` and `mlp_head.{0,2}`, of which files have nothing."""
 
     embedding: jax.Array
     first: jax.Array
@@ -110,6 +129,8 @@ class PromptLSTM(Made):
     middle_bias: jax.Array
     up: jax.Array
     up_bias: jax.Array
+    offset: bool
+    reads: str
     name: str
 
     trainable = ("embedding", "first", "deeper", "states", "biases", "middle", "middle_bias", "up", "up_bias")
@@ -121,7 +142,7 @@ class PromptLSTM(Made):
         for number in range(self.states.shape[0] - 1):
             h = both_ways(h, self.deeper[number], self.states[number + 1], self.biases[number + 1])
         h = jax.nn.relu(h @ self.middle + self.middle_bias[None])
-        return Prompt(h @ self.up + self.up_bias[None], self.name)
+        return Prompt(h @ self.up + self.up_bias[None], self.offset, self.reads, self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,16 +156,22 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
         init: "random" is U(±0.5) (Lester et al.), "vocabulary" embeddings of tokens drawn from the whole vocabulary, "text" those of `ids`.
         ids: with "text", token ids of what the model should begin with, as `tokenizer.encode(text)` gives them; repeated or cut to
             `length`.
+        offset: of encoders: they join before the embedding's norm, at the first positions, and a text's own begin behind them; False:
+            behind the norm, and a text's own begin at 0 (AdapterHub).
+        reads: of encoders: a classifier reads the "text"'s first token, or the first virtual token of the "prompt" (HF PEFT).
         name: of the adapter.
     """
 
     length: int = 10
     init: str = "random"
     ids: Sequence[int] = ()
+    offset: bool = True
+    reads: str = "text"
     name: str = "default"
 
     def __post_init__(self):
         require_positive("prompt_tuning", length=self.length)
+        _require_reads("prompt_tuning", self.reads)
         if self.init not in INITS:
             raise ValueError(f"prompt_tuning init {self.init!r} is none of {', '.join(INITS)}")
         if (self.init == "text") != bool(self.ids):
@@ -153,20 +180,27 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
     @property
     def ahead(self) -> int:
         """Positions that are taken before the first token of a row."""
+        return self.length if self.offset else 0
+
+    @property
+    def virtual(self) -> int:
+        """Tokens that are put before a line of a decoder, or each text of an encoder."""
         return self.length
 
     def attach(self, params: dict, key: jax.Array) -> dict:
         """A new tree with the virtual tokens.
 
         Raises:
-            ValueError: a base that is an encoder or has too few positions, an id outside the vocabulary, or a name that is taken.
+            ValueError: a base with too few positions, what is of encoders on a decoder, an id outside the vocabulary, or a name that is
+                taken.
         """
         return _before_lines(params, key, self, self._entry)
 
     def _entry(self, table: Any, draw: Draw) -> Prompt:
         vocabulary, width = table.shape
         if self.init == "random":
-            return Prompt(draw("embedding", lambda key: jax.random.uniform(key, (self.length, width), minval=-0.5, maxval=0.5)), self.name)
+            return Prompt(draw("embedding", lambda key: jax.random.uniform(key, (self.length, width), minval=-0.5, maxval=0.5)),
+                          self.offset, self.reads, self.name)
         if self.init == "vocabulary":
             ids = draw("embedding", lambda key: jax.random.randint(key, (self.length,), 0, vocabulary))
         else:
@@ -174,7 +208,7 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
             if outside:
                 raise ValueError(f"prompt_tuning ids {outside} lie outside the vocabulary of {vocabulary}")
             ids = jnp.resize(jnp.asarray(self.ids, jnp.int32), self.length)
-        return Prompt(lookup(ids, table, jnp.float32), self.name)
+        return Prompt(lookup(ids, table, jnp.float32), self.offset, self.reads, self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +222,7 @@ class p_tuning:  # noqa: N801
         hidden: M, width of the network.
         encoder: "mlp", three linear layers, or "lstm", an LSTM over the virtual tokens in both directions and two linear layers.
         depth: N, layers of the LSTM.
+        offset, reads: as of `prompt_tuning`.
         name: of the adapter.
     """
 
@@ -195,9 +230,12 @@ class p_tuning:  # noqa: N801
     hidden: int = 128
     encoder: str = "mlp"
     depth: int = 2
+    offset: bool = True
+    reads: str = "text"
     name: str = "default"
 
     def __post_init__(self):
+        _require_reads("p_tuning", self.reads)
         if self.length < 1 or self.hidden < 1:
             raise ValueError(f"p_tuning length {self.length} and hidden {self.hidden} must be positive")
         if self.encoder not in ENCODERS:
@@ -208,6 +246,11 @@ class p_tuning:  # noqa: N801
     @property
     def ahead(self) -> int:
         """Positions that are taken before the first token of a row."""
+        return self.length if self.offset else 0
+
+    @property
+    def virtual(self) -> int:
+        """Tokens that are put before a line of a decoder, or each text of an encoder."""
         return self.length
 
     def attach(self, params: dict, key: jax.Array) -> dict:
@@ -216,7 +259,7 @@ class p_tuning:  # noqa: N801
 
     def folded(self) -> prompt_tuning:
         """What `peftjax.peft.folded` leaves."""
-        return prompt_tuning(self.length, name=self.name)
+        return prompt_tuning(self.length, offset=self.offset, reads=self.reads, name=self.name)
 
     def _entry(self, table: Any, draw: Draw) -> PromptEncoder | PromptLSTM:
         width, hidden = table.shape[-1], self.hidden
@@ -226,9 +269,9 @@ class p_tuning:  # noqa: N801
             embedding=draw("embedding", lambda key: jax.random.normal(key, (self.length, width))),
             down=draw("down", kaiming(width, hidden, width)), down_bias=draw("down_bias", kaiming(width, hidden)),
             middle=draw("middle", kaiming(hidden, hidden, hidden)), middle_bias=draw("middle_bias", kaiming(hidden, hidden)),
-            up=draw("up", kaiming(hidden, hidden, width)), up_bias=draw("up_bias", kaiming(hidden, width)), name=self.name,
+            up=draw("up", kaiming(hidden, hidden, width)), up_bias=draw("up_bias", kaiming(hidden, width)),
+            offset=self.offset, reads=self.reads, name=self.name,
         )
-
 
     def _lstm(self, width: int, draw: Draw) -> PromptLSTM:
         hidden, deep = self.hidden, self.depth - 1
@@ -240,18 +283,24 @@ class p_tuning:  # noqa: N801
             biases=draw("biases", kaiming(hidden, self.depth, 2, 2, 4 * hidden)),
             middle=draw("middle", kaiming(2 * hidden, 2 * hidden, 2 * hidden)),
             middle_bias=draw("middle_bias", kaiming(2 * hidden, 2 * hidden)),
-            up=draw("up", kaiming(2 * hidden, 2 * hidden, width)), up_bias=draw("up_bias", kaiming(2 * hidden, width)), name=self.name,
+            up=draw("up", kaiming(2 * hidden, 2 * hidden, width)), up_bias=draw("up_bias", kaiming(2 * hidden, width)),
+            offset=self.offset, reads=self.reads, name=self.name,
         )
+
+
+def _require_reads(what: str, reads: str) -> None:
+    if reads not in READS:
+        raise ValueError(f"{what} reads {reads!r} is none of {', '.join(READS)}{did_you_mean(reads, READS)}")
 
 
 def _before_lines(params: dict, key: jax.Array, method: Any, make: Any) -> dict:
     """The tree with the entry `make(embedding table, draw)`."""
     what, path = type(method).__name__, f"{PROMPT}/{method.name}"
-    if get(params, "type_embed/embedding") is not None:
-        raise ValueError(f"{what}() is for decoders; in this encoder all tokens see each other, so that virtual ones would belong to one "
-                         "segment: attach prefix(), which has keys and values in front of all of them")
+    if get(params, "type_embed/embedding") is None and (not method.offset or method.reads != "text"):
+        raise ValueError(f"{what} offset={method.offset}, reads={method.reads!r}: other than True and 'text' they are for encoders (BERT, "
+                         "RoBERTa); this base has no type_embed/embedding")
     positions = get(params, "pos_embed/embedding")
-    if positions is not None and method.length >= positions.shape[0]:
+    if positions is not None and method.ahead >= positions.shape[0]:
         raise ValueError(f"{what} length {method.length} leaves none of the {positions.shape[0]} positions that this base has")
     if get(params, path) is not None:
         raise ValueError(f"{path} is taken; give one of the two adapters another name")

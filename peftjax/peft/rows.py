@@ -33,6 +33,14 @@ class RowContext(Entry):
     def length(self):
         return self.base.length
 
+    @property
+    def offset(self):
+        return self.base.offset
+
+    @property
+    def reads(self):
+        return self.base.reads
+
     def keys_values(self, h, tokens, key=None) -> KeysValues:
         """See `peftjax.nn.context`."""
         own = self.base.keys_values(h, tokens, key)

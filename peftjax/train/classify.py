@@ -50,7 +50,8 @@ class ClassEvaluator:
         """[B, M, C] float32 at the positions that carry loss."""
         variables = {"params": arrange(combine(trainable, frozen), batch)}
         hidden, _ = self.model.apply(
-            variables, batch.tokens, segments=batch.segments, positions=batch.positions, types=batch.types, method="hidden"
+            variables, batch.tokens, segments=batch.segments, positions=batch.positions, types=batch.types,
+            texts=batch.loss_positions.shape[1], method="hidden",
         )
         first = jnp.take_along_axis(hidden, batch.loss_positions[:, :, None], axis=1)
         return jax.nn.log_softmax(self.model.apply(variables, first, method="logits").astype(jnp.float32), axis=-1)

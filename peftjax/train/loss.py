@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from peftjax.models.encoder import Encoder
+
 CHUNK = 128  # positions whose logits are alive at once: 25 MB in float32 at a vocabulary of 49152; more is no faster on two cores
 HEAD = ("embed", "head", "pool")  # what logits are read from; the embedding where the head is tied to it
 
@@ -34,6 +36,8 @@ def token_losses(
     """
     rngs = None if key is None else {"dropout": key}
     inputs = {name: getattr(batch, name) for name in ("segments", "positions", "until", "types") if getattr(batch, name) is not None}
+    if isinstance(model, Encoder):
+        inputs["texts"] = batch.loss_positions.shape[1]  # each carries loss once
     hidden, _ = model.apply({"params": params}, batch.tokens, **inputs, method="hidden", rngs=rngs)
     hidden = jnp.take_along_axis(hidden, batch.loss_positions[:, :, None], axis=1)
     head = functools.partial(_losses, model, rngs)

@@ -125,6 +125,10 @@ TRANSFORMS = {
     "IA3 on outputs and inputs": ia3(targets=APART, feedforward="down_proj"), "OFT": oft(block_size=4, exact=True, targets=APART),
     "OFT, a series": oft(block_size=4, targets=APART), "HRA": hra(rank=2, targets=APART), "RoAd": road(group=4, targets=APART),
 }
+CLASSIFIED = {
+    "LoRA": lora(rank=3, targets=ATTENTION), "prompt": prompt_tuning(length=3, reads="prompt"),
+    "P-tuning": p_tuning(length=3, hidden=5, reads="prompt"), "prefix": prefix(length=3),
+}
 HEAD = (classifier(labels=3, hidden=True),)
 PLAIN = lora(rank=3, alpha=6)
 CASES = (
@@ -186,8 +190,12 @@ CASES = (
     Case("Pfeiffer, classifier", "adapterhub", (pfeiffer(size=4), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
     Case("parallel, classifier", "adapterhub", (parallel(size=4), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
     Case("LoRA, classifier", "adapterhub", (lora(rank=3, targets=ATTENTION), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
-    Case("LoRA, classifier", "peft", (lora(rank=3, targets=ATTENTION), classifier(labels=3, hidden=False)),
-         lambda b: b.config.family == "bert"),
+    Case("prompt, classifier", "adapterhub", (prompt_tuning(length=3, offset=False), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
+    Case("prompt read first, classifier", "adapterhub", (prompt_tuning(length=3, offset=False, reads="prompt"), *HEAD),
+         lambda b: _hosted(b) and not _decoder(b)),
+    *(Case(f"{name}, {family}'s classifier", "peft", (method, classifier(labels=3, hidden=hidden)),
+           lambda base, family=family: base.config.family == family)
+      for family, hidden in (("bert", False), ("roberta", True)) for name, method in CLASSIFIED.items()),
 )
 
 

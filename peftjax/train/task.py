@@ -102,12 +102,14 @@ class Classification:
         own: labels of the base's own head, () where it has none.
         second: template whose prompt is the second text of a pair, or None.
         typed: the base tells two texts apart by token types.
+        virtual: tokens that the methods put before each text.
     """
 
     labels: tuple[str, ...]
     own: tuple[str, ...]
     second: Template | None
     typed: bool
+    virtual: int = 0
 
     general = False
     causal = False
@@ -123,7 +125,7 @@ class Classification:
 
     def rows(self, records, tokenizer, template, length):
         """See `peftjax.data.labelled`."""
-        return label_rows(records, tokenizer, template, self.labels, length, self.second, self.typed)
+        return label_rows(records, tokenizer, template, self.labels, length, self.second, self.typed, self.virtual)
 
     def text(self, record, tokenizer, template):
         """The text, or both texts on a line each."""
@@ -173,15 +175,20 @@ def task_for(config: Any, architecture: Any) -> Task:
     labels = _agreed(claims)
     own = labels if _unnamed(architecture.labels) and len(architecture.labels) == len(labels) else architecture.labels
     second = None if data.second is None else Template(prompt=data.second)
-    return Classification(labels, own, second, architecture.types > 1)
+    return Classification(labels, own, second, architecture.types > 1, _asked(config, "virtual"))
 
 
 def _require_positions(config: Any, most: int, kind: str) -> None:
     """Refuses rows that, behind what methods put before them, reach beyond the positions of the base."""
-    ahead = sum(getattr(from_data(method.to_dict()), "ahead", 0) for method in config.peft)
+    ahead = _asked(config, "ahead")
     if config.data.length + ahead > most:
         behind = f", behind {ahead} positions of config.peft" if ahead else ""
         raise ValueError(f"config.data.length is {config.data.length}{behind}; the base has {kind} for {most} tokens")
+
+
+def _asked(config: Any, what: str) -> int:
+    """How many positions ("ahead") or virtual tokens ("virtual") the methods of the config ask for, before a row."""
+    return sum(getattr(from_data(method.to_dict()), what, 0) for method in config.peft)
 
 
 def _agreed(claims: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

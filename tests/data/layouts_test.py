@@ -122,6 +122,23 @@ def test_long_sets_are_packed_in_windows_with_one_limit(monkeypatch):
         assert max(sum(rows.loss_lengths[row] for row, _ in unit.lines[0]) for unit in units) <= layout.loss_slots
 
 
+def test_slots_that_bring_virtual_tokens_are_as_few_as_make_a_row_cheapest():
+    """A text has one loss slot, before which the model puts 16 tokens: they count as tokens of the line, and slots are not rounded up."""
+    one = dataclasses.replace(ROWS, prompt_len=ROWS.prompt_len + 1)
+    assert (one.loss_lengths == 1).all()
+
+    def tokens_of(rows, **options):
+        layout, units = _made("packed", rows, **options)
+        assert max(len(unit.lines[0]) for unit in units) <= layout.loss_slots
+        return layout.loss_slots, len(units) * (LENGTH + 16 * layout.loss_slots)
+
+    rows = dataclasses.replace(one, virtual=16)
+    slots, tokens = tokens_of(rows)
+    assert slots < tokens_of(one)[0] == 8  # of lines that could hold six rows
+    assert tokens <= min(tokens_of(rows, loss_slots=number)[1] for number in range(2, 7))
+    assert {unit.shape.loss_slots for name in ("buckets", "rows") for unit in _made(name, rows)[1]} == {1}
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="'bucket' is none of packed, buckets, rows.*did you mean 'buckets'"):
         _made("bucket")

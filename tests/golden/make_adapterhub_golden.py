@@ -12,9 +12,10 @@ The logits are those of a *fresh* base into which the library loaded the written
 lm_head beside every adapter, trained or not, unless told with_head=False, as here but in the variant `head`. Encoders' heads are trained
 with the adapter and always written.
 
-Three things are not what the library computes after loading:
+Four things are not what the library computes after loading:
 - With its default attention (sdpa), whose mask says with True what is seen, the library masks a prefix wrongly: on Llama it hides it. The
   logits of variants with a prefix are those of its eager attention, whose mask is what is added to scores, and with which prefixes work.
+- With the same attention virtual tokens of a prompt see padding; logits of variants with a prompt are those of eager attention too.
 - DiReFT is saved without its mark and comes back as NoReFT: `logits` are of what comes back, `saved_logits` of what was saved.
 - Variants of AdapterFusion hold several folders, one an adapter and one of the fusion.
 """
@@ -54,6 +55,7 @@ from adapters import (
     NoReftConfig,
     ParBnConfig,
     PrefixTuningConfig,
+    PromptTuningConfig,
     SeqBnConfig,
     SeqBnInvConfig,
     UniPELTConfig,
@@ -182,6 +184,9 @@ VARIANTS = {
     "mistral_prefix": Variant("mistral", prefixed(2, flat=True), edit=convert),
     "gpt2_prefix": Variant("gpt2", prefixed(2, bottleneck_size=5, non_linearity="relu", leave_out=[1]), edit=convert),
     "bert_prefix": Variant("bert", prefixed(2, flat=True), head="static", edit=convert),
+    "bert_prompt": Variant("bert", PromptTuningConfig(prompt_length=3), head="static"),
+    "roberta_prompt": Variant("roberta", PromptTuningConfig(prompt_length=2, combine="prefix_after_bos"), head="static"),
+    "bert_flex_prompt": Variant("bert", PromptTuningConfig(prompt_length=2), head="flex"),
     "gpt2_seq_bn_inv": Variant("gpt2", SeqBnInvConfig(reduction_factor=8, leave_out=[0])),
     "gpt2_lora_gated": Variant("gpt2", LoRAConfig(r=2, attn_matrices=["q", "v"], use_gating=True, output_lora=True)),
     "loreft": Variant("llama", LoReftConfig(r=2, suffix_positions=2)),
@@ -232,7 +237,8 @@ def load_base(variant: Variant) -> torch.nn.Module:
         "static": transformers.AutoModelForSequenceClassification,
         "flex": adapters.AutoAdapterModel,
     }.get(variant.head, transformers.AutoModelForCausalLM)
-    model = auto.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+    attention = {"attn_implementation": "eager"} if isinstance(variant.config, PromptTuningConfig) else {}
+    model = auto.from_pretrained(folder, config=config, dtype=torch.float32, **attention).eval()
     with np.load(folder / "golden.npz") as golden, torch.no_grad():
         if variant.head != "flex":
             names = {"tokens": "input_ids", "attention_mask": "attention_mask", "token_type_ids": "token_type_ids"}

@@ -75,6 +75,11 @@ def other(kind: type, targets=QVD, **fields):
     return kind(**({} if targets is None else {"target_modules": targets}) | dict(task_type="CAUSAL_LM") | fields)
 
 
+def labelled(kind: type, **fields):
+    """A config of three virtual tokens before texts that are classified."""
+    return kind(num_virtual_tokens=3, task_type="SEQ_CLS", **fields)
+
+
 # Edits of a written folder: what people's files look like after conversions, uploads and accidents.
 def rewrite(change: Callable[[dict], dict]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
@@ -272,6 +277,12 @@ VARIANTS = {
     "gemma2": Variant("gemma2", lora(LINEARS)),
     "bert": Variant("bert", lora(["query", "value"], task_type="SEQ_CLS")),
     "roberta": Variant("roberta", lora(["query", "value"], task_type="SEQ_CLS")),
+    # Before the tokens of an encoder; with virtual tokens its classifier reads the first of them. The classifier is saved without "model.".
+    "bert_prompt_tuning": Variant("bert", labelled(PromptTuningConfig)),
+    "roberta_prompt_tuning": Variant("roberta", labelled(PromptTuningConfig)),
+    "bert_p_tuning": Variant("bert", labelled(PromptEncoderConfig, encoder_hidden_size=8)),
+    "bert_prefix_tuning": Variant("bert", labelled(PrefixTuningConfig)),
+    "roberta_prefix_projected": Variant("roberta", labelled(PrefixTuningConfig, encoder_hidden_size=6, prefix_projection=True)),
 }
 
 

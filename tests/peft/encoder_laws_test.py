@@ -23,9 +23,12 @@ from peftjax.peft import (
     lora,
     merge,
     norm_only,
+    p_tuning,
     parallel,
     partition,
     pfeiffer,
+    prefix,
+    prompt_tuning,
     scaled_parallel,
 )
 from peftjax.peft.checks import unread
@@ -51,11 +54,19 @@ METHODS = {
     "own head": (head_only(),),
     "upper layer": (pfeiffer(size=3, layers=[2]), HEAD),
 }
+# Before the text: their start is not the base.
+BEFORE = {
+    "prompt": (prompt_tuning(length=2), HEAD),
+    "prompt behind the norm": (prompt_tuning(length=2, offset=False, reads="prompt"), HEAD),
+    "P-tuning": (p_tuning(length=2, hidden=3, reads="prompt"), HEAD),
+    "prefix": (prefix(length=2, hidden=3), HEAD),
+}
 
 
 def attached(name):
-    segments = cut_points(METHODS[name], TINY.layers)
-    return attach(cut(params(), TINY, segments), METHODS[name], KEY), segments
+    methods = (METHODS | BEFORE)[name]
+    segments = cut_points(methods, TINY.layers)
+    return attach(cut(params(), TINY, segments), methods, KEY), segments
 
 
 def batch():
@@ -75,8 +86,15 @@ def test_the_start_is_the_base_and_what_is_detached_leaves_no_trace(name):
     equal_trees(detach(tree), cut(params(), TINY, segments))
 
 
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_stands_before_a_text_is_seen_and_leaves_no_trace(name):
+    tree, segments = attached(name)
+    assert segments == () and np.abs(hidden(tree, tokens()) - hidden(params(), tokens())).max() > 1e-2
+    equal_trees(detach(tree), params())
+
+
 @pytest.mark.slow  # a step for each method: half a minute
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", {**METHODS, **BEFORE})
 def test_a_step_moves_all_that_is_trained_and_nothing_else(name):
     tree, segments = attached(name)
     model, (trainable, frozen) = Encoder(TINY, segments=segments), partition(moved(tree))

@@ -111,9 +111,21 @@ def test_training_moves_the_logits_and_detaching_gives_the_base():
     np.testing.assert_array_equal(logits(detach(frozen)), logits(base()))
 
 
+@pytest.mark.parametrize("method", [p_tuning(length=3, hidden=4, offset=False, reads="prompt"), p_tuning(length=3, reads="prompt")])
+def test_what_an_encoders_network_makes_joins_and_is_read_as_itself(method):
+    network = entry(method, encoder())
+    plain, left = network.folded(), method.folded()
+    assert (plain.offset, plain.reads) == (left.offset, left.reads) == (method.offset, "prompt")
+    assert left.ahead == method.ahead == (3 if method.offset else 0) and left.virtual == method.virtual == 3
+
+
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ValueError, match=r"prompt_tuning\(\) is for decoders.*attach prefix\(\)"):
-        attach(encoder(), [prompt_tuning()], KEY)
+    for method in (prompt_tuning(reads="prompt"), p_tuning(offset=False)):
+        with pytest.raises(ValueError, match=r"offset=.*, reads=.*they are for encoders \(BERT, RoBERTa\)"):
+            attach(base(), [method], KEY)
+    with pytest.raises(ValueError, match="prompt_tuning length 13 leaves none of the 13 positions"):
+        attach(encoder(), [prompt_tuning(length=13)], KEY)
+    assert entry(prompt_tuning(length=13, offset=False), encoder()).length == 13  # which takes no positions
     few = put(base(), "pos_embed/embedding", jnp.zeros((8, 16)))
     with pytest.raises(ValueError, match="p_tuning length 8 leaves none of the 8 positions"):
         attach(few, [p_tuning(length=8)], KEY)
@@ -125,6 +137,7 @@ def test_what_cannot_be_is_refused():
         merge(attach(base(), [prompt_tuning()], KEY))
     for options, message in (
         ({"length": 0}, "length 0 is not positive"), ({"init": "texts"}, "init 'texts' is none of random, vocabulary, text"),
+        ({"reads": "promt"}, "reads 'promt' is none of text, prompt .did you mean 'prompt'"),
         ({"init": "text"}, "needs ids for init='text'"), ({"ids": (1,)}, "needs ids for init='text'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -11,8 +11,9 @@ from tiny_encoder import tiny_config
 from peftjax.evals.classes import macro_f1
 from peftjax.interop.base import load_base
 from peftjax.models.encoder import Encoder
-from peftjax.peft import head_only, lora
-from peftjax.peft.partition import combine
+from peftjax.peft import classifier, head_only, lora, p_tuning, prompt_tuning
+from peftjax.peft.partition import combine, nothing
+from peftjax.train.adapters import of_run
 from peftjax.train.checkpoint import stored_specification
 from peftjax.train.config import methods
 from peftjax.train.inputs import prepare
@@ -104,6 +105,29 @@ def test_scores_are_the_models_own_whatever_the_packing(parts):
     for i in range(2):
         logits = Encoder(base.config).apply({"params": tree}, jnp.asarray(rows.row(i))[None], types=jnp.asarray(rows.row_types(i))[None])
         np.testing.assert_allclose(apart[i], jax.nn.log_softmax(logits)[0], atol=1e-5)
+
+
+@pytest.mark.slow  # a whole run and programs of three lengths
+def test_virtual_tokens_are_trained_and_scored_whatever_the_packing(tiny, tmp_path):
+    config = tiny_config(tiny)
+    config.peft = methods(prompt_tuning(length=3), p_tuning(length=2, hidden=4, offset=False, name="b"), classifier())
+    config.data.length, config.optimizer.learning_rate = 24, 5e-2
+    done = run(config, tmp_path / "run")
+    first, *_, last = json.loads((done / "result.json").read_text())["evaluations"]
+    assert last["loss"] < first["loss"] < 2 and last["metrics"]["accuracy"]["mean"] > 0.5
+    there = of_run(done)
+    task = task_for(config, there.base.config)
+    inputs = prepare(config, there.base.tokenizer, task=task)
+    shape = inputs.train.shapes[0]
+    assert inputs.train.rows.virtual == 5 and 1 < shape.loss_slots < 8  # several texts a line
+    found = {}
+    for length in (24, 72):
+        config.data.length = length
+        evaluator = inputs.task.evaluator(there.model(), there.base.tokenizer, config, inputs.held, lambda _: None)
+        found[length] = evaluator.log_probabilities("test", nothing(there.params), there.params)
+    np.testing.assert_allclose(found[24], found[72], atol=1e-5)
+    row = jnp.asarray(inputs.held["test"].tokens.row(1))[None]
+    np.testing.assert_allclose(found[24][1], jax.nn.log_softmax(there.model().apply({"params": there.params}, row))[0], atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(parts):

@@ -19,7 +19,8 @@ from peftjax.interop.exchange.tensors import Tensor, read_float32
 from peftjax.interop.weights import Source
 
 SHARED = "shared_parameters"
-POOLS = ("adapters", "loras", "refts", "invertible_adapters", "prefix_tunings", "prefix_gates", "adapter_fusion_layer", SHARED)
+POOLS = ("adapters", "loras", "refts", "invertible_adapters", "prefix_tunings", "prefix_gates", "prompt_tunings",
+         "adapter_fusion_layer", SHARED)
 _LEGACY = re.compile(r"\.(?:attention|layer)_text_(?:task|lang)_adapters\.")
 _KEY = re.compile(rf"(?P<place>.+?)\.(?P<pool>{'|'.join(POOLS)})\.(?P<name>[^.]+)\.(?P<suffix>.+)")
 

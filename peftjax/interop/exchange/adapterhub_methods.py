@@ -16,6 +16,7 @@
 | on GPT-2's c_attn | on q, k, v | the chosen parts in the order q, k, v, along the first axis of every tensor |
 | ReFT | ReFT | <block>.reft_layer.refts.N.units.U. learned_source.weight (R, D), .bias; projection.weight (R, D) or its parametrisation |
 | prefix tuning | Prefix, PrefixEncoder | see `adapterhub_prefix` |
+| prompt tuning, on encoders | Prompt | see `adapterhub_prompt` |
 | AdapterFusion | Fusion | see `adapterhub_fusion` |
 
 What a bottleneck computes is said in `adapterhub_bottlenecks`, what a DoRA computes in `adapterhub_loras`. A method that joins brings a
@@ -27,10 +28,11 @@ from typing import Any
 
 from peftjax.interop.exchange.adapterhub_bottlenecks import BOTTLENECK, COMPACTER, INVERTIBLE
 from peftjax.interop.exchange.adapterhub_loras import DORA, GATED_LORA, IA3, LORA, VERA
+from peftjax.interop.exchange.adapterhub_prompt import PROMPT_TUNING
 from peftjax.interop.exchange.adapterhub_reft import REFT
 from peftjax.interop.exchange.adapterhub_table import DEFAULTS, HubMethod
 
-METHODS = (BOTTLENECK, COMPACTER, INVERTIBLE, LORA, GATED_LORA, DORA, IA3, VERA, REFT)
+METHODS = (BOTTLENECK, COMPACTER, INVERTIBLE, LORA, GATED_LORA, DORA, IA3, VERA, REFT, PROMPT_TUNING)
 
 
 def methods_of(config: Mapping[str, Any]) -> list[HubMethod]:

@@ -23,6 +23,7 @@ from peftjax.interop.exchange.adapterhub_file import SHARED, Stored
 from peftjax.interop.exchange.adapterhub_fusion import CONFIG as FUSION
 from peftjax.interop.exchange.adapterhub_fusion import read_fusion
 from peftjax.interop.exchange.adapterhub_methods import methods_of
+from peftjax.interop.exchange.adapterhub_prompt import prompt_clash
 from peftjax.interop.exchange.folder import open_tensors
 from peftjax.interop.exchange.heads import read_head
 from peftjax.interop.exchange.modules import Modules
@@ -95,6 +96,7 @@ def _configs(document: Mapping[str, Any], keys: Iterable[str], origin: str) -> l
     version = str(document.get("version") or "").removeprefix("adapters.")
     configs = [_mended(member, version) for member in configs]
     problems = [problem for member in configs for problem in _problems(member)]
+    problems += [clash for clash in (prompt_clash(configs),) if clash]
     if problems:
         raise ValueError(f"{origin} asks for what is not supported:\n  " + "\n  ".join(problems))
     return configs

@@ -45,16 +45,17 @@ DEFAULTS: Mapping[str | None, Mapping[str, Any]] = {
         "flat": False, "init_weights_seed": None, "leave_out": [], "non_linearity": "tanh", "prefix_length": 30, "shared_gating": True,
         "use_gating": False,
     },
+    "prompt_tuning": {
+        "architecture": "prompt_tuning", "combine": "prefix", "init_weights_seed": None, "prompt_init": "random_uniform",
+        "prompt_init_text": None, "prompt_length": 10,
+    },
     "reft": {
         "architecture": "reft", "dropout": 0.05, "dtype": None, "init_weights_seed": None, "layers": "all", "non_linearity": None,
         "orthogonality": True, "output_reft": True, "prefix_positions": 3, "r": 1, "suffix_positions": 0, "tied_weights": False,
     },
 }  # fmt: skip
 # Its architectures that are not here, each with why.
-NOT_HERE = {
-    "mtl_lora": "LoRAs of several tasks in one",
-    "prompt_tuning": "it has prompts on encoders alone, and an encoder has no place for them here",
-}
+NOT_HERE = {"mtl_lora": "LoRAs of several tasks in one"}
 
 
 # Their names of activations against ours; "gelu" of files older than versions meant the tanh form.
@@ -108,7 +109,7 @@ def known_places(modules: Modules) -> set[str]:
     host, layers = HOSTS[modules.config.family], range(modules.config.layers)
     prefixed = (f"{host.self_attention}.prefix_tuning", f"{host.self_attention}.prefix_tuning.pool")
     in_blocks = (host.attention, host.output, f"{host.block}.reft_layer", *prefixed)
-    top = {host.trunk, f"{host.trunk}.prefix_tuning"}
+    top = {host.trunk, f"{host.trunk}.prefix_tuning", f"{host.trunk}.prompt_tuning"}
     return {*modules.ours, *top, *(place.format(layer=layer) for place in in_blocks for layer in layers)}
 
 

@@ -18,6 +18,7 @@ from peftjax.interop.exchange import adapterhub_table as t
 from peftjax.interop.exchange.adapter import Adapter
 from peftjax.interop.exchange.adapterhub_file import SHARED
 from peftjax.interop.exchange.adapterhub_methods import METHODS
+from peftjax.interop.exchange.adapterhub_prompt import prompt_clash
 from peftjax.interop.exchange.folder import write_tensors
 from peftjax.interop.exchange.heads import flexible, head_content, of_head
 from peftjax.interop.exchange.modules import Modules
@@ -78,6 +79,8 @@ def adapterhub_content(adapter: Adapter, base_config: Any, name: str, base_uri: 
         tensors |= _tensors(part, asked, held, name, _shared(adapter))
     if not configs:
         raise ValueError("AdapterHub saves an adapter; this one is a head alone")
+    if clash := prompt_clash(configs):
+        raise ValueError(clash)
     config = configs[0] if len(configs) == 1 else {"architecture": "union", "configs": configs}
     return tensors, {"config": config, **about, "name": name}, head, head_document
 

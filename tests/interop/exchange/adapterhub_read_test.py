@@ -24,6 +24,7 @@ READ = (
 )  # fmt: skip
 # Of the other methods, and those whose laws are kept by one of them.
 OTHERS = (
+    "bert_flex_prompt", "bert_prompt", "roberta_prompt",
     "bert_loreft", "bert_prefix", "bert_seq_bn_inv", "compacter", "compacter_frozen_rule", "direft", "gpt2_ia3", "gpt2_lora_gated",
     "gpt2_prefix", "gpt2_seq_bn_inv", "ia3_all", "loreft", "mam", "noreft_suffix", "prefix_gated", "seq_bn_inv", "unipelt", "vera",
     "vera_diagonal",
@@ -208,7 +209,8 @@ EDITS = {
     "a longer prefix": ("prefix", {}, {"prefix_length": 4}, {}, r"control_trans: \[192\], .* want \[P L 2 GK=256\]"),
     "an encoder of another kind": ("prefix_mlp", {}, {"non_linearity": "reul"}, {}, "non_linearity 'reul' is not supported"),
     "several tasks": ("lora", {}, {"architecture": "mtl_lora"}, {}, r"'mtl_lora': LoRAs of several tasks in one \(supported"),
-    "prompt tuning": ("lora", {}, {"architecture": "prompt_tuning"}, {}, "'prompt_tuning': it has prompts on encoders alone"),
+    "a prompt of another kind": ("bert_prompt", {}, {"combine": "suffix"}, {}, "combine 'suffix' is not supported; .* prefix, prefix_aft"),
+    "a shorter prompt": ("bert_prompt", {}, {"prompt_length": 2}, {}, r"prompt_embedding.weight: \[3, 32\], .* want \[P=2, D=32\]"),
 }  # fmt: skip
 
 
@@ -226,6 +228,18 @@ def test_two_methods_at_one_place_are_refused(copied):
     folder = copied("bert_loreft", {"config": {"architecture": "union", "configs": [config, other]}}, arrays=arrays)
     with pytest.raises(ValueError, match="two methods of one adapter stand at blocks/0/block_out, blocks/1/block_out"):
         read_adapterhub(folder, base("bert").config)
+
+
+def test_a_prompt_beside_reft_or_on_a_decoder_is_refused(copied):
+    """AdapterHub counts virtual tokens among the positions that ReFT edits, and has them on encoders alone."""
+    reft, prompt = (json.loads((GOLDEN / "adapterhub" / name / "adapter_config.json").read_text())["config"]
+                    for name in ("bert_loreft", "bert_prompt"))  # fmt: skip
+    arrays = load_file(GOLDEN / "adapterhub" / "bert_prompt" / "adapter.safetensors")
+    folder = copied("bert_loreft", {"config": {"architecture": "union", "configs": [reft, prompt]}}, arrays=arrays)
+    with pytest.raises(ValueError, match="ReFT beside a prompt: AdapterHub counts virtual tokens among the positions"):
+        read_adapterhub(folder, base("bert").config)
+    with pytest.raises(ValueError, match="AdapterHub has prompts on encoders alone; this base is llama"):
+        read_adapterhub(GOLDEN / "adapterhub" / "bert_prompt", base("llama").config)
 
 
 def test_a_prefix_may_be_held_once(copied):

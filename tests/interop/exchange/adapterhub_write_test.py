@@ -32,6 +32,7 @@ from peftjax.peft import (
     loreft,
     noreft,
     norm_only,
+    p_tuning,
     parallel,
     pfeiffer,
     prefix,
@@ -49,6 +50,7 @@ ROUND = (
     "gpt2_par_bn", "gpt2_seq_bn", "head", "leakyrelu", "leave_out", "ln_after", "ln_before", "lora", "lora_1.0.0", "lora_mlp",
     "lora_qkv", "lora_tied", "mistral", "named", "par_bn_attention", "reduction_fraction", "reduction_map", "scaled_par_bn",
     "scaled_seq_bn", "seq_bn", "tied", "union", "dora",
+    "bert_flex_prompt", "bert_prompt", "roberta_prompt",
     "bert_ia3", "bert_prefix", "bert_seq_bn_inv", "compacter", "compacter_frozen_rule", "compacter_plus_plus", "direft",
     "double_seq_bn_inv", "gpt2_ia3", "gpt2_lora_gated", "gpt2_prefix", "gpt2_seq_bn_inv", "ia3_all", "lora_gated", "mam",
     "mistral_prefix", "noreft", "prefix", "prefix_gated", "prefix_mlp", "seq_bn_gated", "seq_bn_inv", "unipelt",
@@ -154,6 +156,7 @@ OTHERS_TRAINED = {
     "ia3": ("llama", [ia3(targets=("q_proj", "up_proj"), feedforward=())]),
     "vera": ("llama", [vera(rank=3, targets=("k_proj", "v_proj"))]),
     "noreft": ("llama", [noreft(rank=2, prefix_positions=1, suffix_positions=1)]),
+    "a prompt": ("roberta", [prompt_tuning(length=3, offset=False), pfeiffer(size=3), classifier(labels=2)]),
 }  # fmt: skip
 
 
@@ -224,7 +227,10 @@ HOMELESS = {
     "IA3 and LoRA": ("llama", [ia3(targets="k_proj", feedforward=()), lora(targets="v_proj")], "one kind of LoRA .* here are LoRA, IA3"),
     "DiReFT with an activation": ("llama", [direft(rank=2, activation="relu")], "no place for DiReFT, whose files it loads as NoReFT"),
     "too many rows": ("llama", [loreft(rank=32)], "no place for this ReFT: r 32: as many orthonormal rows"),
-    "a prompt": ("llama", [prompt_tuning(length=2)], r"no place for prompt \(Prompt\)"),
+    "a prompt on a decoder": ("llama", [prompt_tuning(length=2)], "this prompt: it has prompts on encoders alone"),
+    "a prompt with positions": ("bert", [prompt_tuning(length=2)], "this prompt: .* without positions, offset=False"),
+    "P-tuning": ("bert", [p_tuning(length=2, offset=False)], r"no place for prompt \(PromptEncoder\)"),
+    "a prompt beside ReFT": ("bert", [prompt_tuning(length=2, offset=False), noreft(rank=2, prefix_positions=1)], "ReFT beside a prompt"),
     "another family": ("qwen2", [pfeiffer(size=3)], "what AdapterHub computes on qwen2 is not known here"),
 }  # fmt: skip
 

@@ -37,7 +37,10 @@ MERGED = (
     "trainable_tokens_tied", "gpt2_ia3", "phi3_ia3", "phi3_oft", "phi3_loha", "phi3_road", "bias_oft", "saved_loha", "adalora",
     "adalora_pruned",
 )  # fmt: skip
-CONTEXT = ("prompt_tuning", "p_tuning", "p_tuning_lstm", "prefix_tuning", "prefix_projected")
+CONTEXT = (
+    "prompt_tuning", "p_tuning", "p_tuning_lstm", "prefix_tuning", "prefix_projected", "bert_prompt_tuning", "roberta_prompt_tuning",
+    "bert_p_tuning", "bert_prefix_tuning", "roberta_prefix_projected",
+)  # fmt: skip
 REFUSED = {
     "dora_embed_ensured": (ValueError, "lm_head: with ensure_weight_tying and use_dora it .* has lengths and magnitudes of its own rows"),
     "olora": (ValueError, "init_lora_weights 'olora': the factors fit a base that was changed"),
@@ -80,8 +83,29 @@ def test_logits_behind_virtual_tokens_are_those_of_peft(variant):
     found, there, on = golden("peft", variant), loaded("peft", variant), base_of("peft", variant)
     assert np.abs(forward(on.config, on.params, found) - found["logits"]).max() > 0.5
     np.testing.assert_allclose(forward(on.config, there.params, found, there.segments), found["logits"], atol=3e-5)
-    computed = variant not in ("prompt_tuning", "prefix_tuning")
+    computed = not variant.endswith(("prompt_tuning", "prefix_tuning"))
     assert [("encoder is not in the file" in note) for note in there.adapter.notes] == [True] * computed
+
+
+DAMAGED = {
+    "labels are missing": ({"base_model.classifier.bias": None}, {}, "missing   base_model.classifier.bias"),
+    "another module": ({"base_model.pooler.weight": np.zeros((2, 2), np.float32)}, {}, "extra     base_model.pooler.weight: this base"),
+    "too narrow": ({"base_model.classifier.weight": np.zeros((3, 5), np.float32)}, {}, r"weight: \[3, 5\], .* wants \[labels, 32\]"),
+    "token classes": ({}, {"task_type": "TOKEN_CLS"}, "task_type is 'TOKEN_CLS'; what is read on an encoder is classification, SEQ_CLS"),
+    "more is saved": ({}, {"modules_to_save": ["classifier", "pooler"]}, "modules_to_save is not supported here"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_classifier_beside_virtual_tokens_that_does_not_fit_is_refused(case, tmp_path):
+    arrays, said, message = DAMAGED[case]
+    theirs, file = GOLDEN / "peft" / "bert_prompt_tuning", "adapter_model.safetensors"
+    held = load_file(theirs / file) | arrays
+    save_file({name: array for name, array in held.items() if array is not None}, tmp_path / file)
+    document = json.loads((theirs / "adapter_config.json").read_text()) | said
+    (tmp_path / "adapter_config.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=message):
+        read_peft(tmp_path, base("bert").config)
 
 
 def test_constants_that_the_file_does_not_hold_are_drawn_as_pytorch_draws_them():

@@ -84,6 +84,7 @@ OTHERS = (
     "loha", "lokr", "lokr_both", "lokr_dense", "hira", "vera", "randlora", "randlora_sparse", "delora", "gralora", "gralora_hybrid",
     "fourierft", "shira", "miss", "miss_bat", "miss_mini", "ia3", "ia3_attention", "oft", "oft_neumann", "oft_shared", "boft", "hra",
     "hra_gs", "road_1", "road_2", "road_4", "ln_tuning", "prompt_tuning", "prefix_tuning", "trainable_tokens", "trainable_tokens_tied",
+    "bert_prompt_tuning", "roberta_prompt_tuning", "bert_prefix_tuning",
     "gpt2_ia3", "phi3_ia3", "phi3_oft", "phi3_loha", "phi3_road", "bias_oft", "saved_loha",
 )  # fmt: skip
 # Said module by module, in the words of either; compared by what they mean.
@@ -98,6 +99,8 @@ def test_other_methods_are_written_byte_for_byte(variant, tmp_path):
     assert tensors(tmp_path / "1" / "adapter_model.safetensors") == tensors(theirs / "adapter_model.safetensors")
     written, modules = json.loads((tmp_path / "1" / "adapter_config.json").read_text()), Modules.of(on.config)
     assert written.keys() == document.keys()
+    if document["task_type"] == "SEQ_CLS":  # PEFT names each of them twice
+        assert set(written["modules_to_save"]) == set(document.pop("modules_to_save")) and written.pop("modules_to_save")
     assert {name: value for name, value in written.items() if name not in BY_MODULE} == {
         name: value for name, value in document.items() if name not in BY_MODULE
     }
@@ -264,6 +267,11 @@ HOMELESS = {
     "biases beside LoHa": ("llama_tied", [loha(rank=2, targets="q_proj"), bitfit(targets=["q_proj"])], "no bias beside LOHA"),
     "LoKr on a part": ("phi3", [lokr(rank=2, targets=["q_proj"])], "LoKr on model.layers.0.self_attn.qkv_proj as a whole"),
     "a prompt beside LoRA": ("llama", [lora(rank=2), prompt_tuning(length=2)], "one method a file where that method stands before"),
+    "a classifier that reads the text": ("bert", [prompt_tuning(length=2)],
+                                         "no place for virtual tokens with offset=True, reads='text': .*reads='prompt'"),
+    "virtual tokens behind the norm": ("roberta", [p_tuning(length=2, offset=False, reads="prompt")], "no place for .*offset=False"),
+    "a pooler beside a prompt": ("bert", [prompt_tuning(length=2, reads="prompt"), classifier(labels=2)],
+                                 "saves classifier and score, and bert.pooler.dense is neither"),
     "a gated prefix": ("llama", [prefix(length=2, gates=1)], "no place for a prefix with gates"),
     "a prefix at position 0": ("llama", [prefix(length=2, offset=False)], "no place for a prefix with offset=False"),
     "added biases": ("llama", [lora(targets=["q_proj", "k_proj"]), bitfit(targets=["q_proj"], add=True)], "biases of none"),
