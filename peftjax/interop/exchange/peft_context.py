@@ -163,12 +163,12 @@ def _prefix(method: prefix, adapter: Adapter, base_config: Any) -> np.ndarray:
 
 
 def _head(folder: Path, arrays: Mapping[str, np.ndarray], base_config: Any) -> tuple[tuple[classifier, ...], dict[str, Piece]]:
-    """The classifier beside them, as (methods, pieces); ((), {}) where the file has none.
+    """The classifier beside them, as (methods, pieces); ((), {}) on a decoder.
 
     Raises:
-        ValueError: tensors that are no classifier of this base.
+        ValueError: tensors that are no classifier of this base, or none: PEFT does not load such a file.
     """
-    if not arrays:
+    if not hasattr(base_config, "labels"):
         return (), {}
     modules = Modules.of(base_config)
     places = {f"base_model.{modules.theirs[ours].name}": ours for ours in ("pool", "head") if ours in modules.theirs}
@@ -192,7 +192,11 @@ def _head(folder: Path, arrays: Mapping[str, np.ndarray], base_config: Any) -> t
 
 
 def _head_tensors(adapter: Adapter, base_config: Any) -> dict[str, np.ndarray]:
-    """The classifier's tensors by PEFT's keys."""
+    """The classifier's tensors by PEFT's keys.
+
+    Raises:
+        ValueError: none is trained, without which PEFT does not load the file, or one of more than PEFT has a place for.
+    """
     modules, tensors = Modules.of(base_config), {}
     for path, piece in adapter.pieces.items():
         ours, _, leaf = path.partition("/")
@@ -202,6 +206,8 @@ def _head_tensors(adapter: Adapter, base_config: Any) -> dict[str, np.ndarray]:
                 raise ValueError(f"beside virtual tokens and prefixes HF PEFT saves {' and '.join(HEADS)}, and {name} is neither; attach "
                                  "classifier(hidden=False)")
             tensors[f"base_model.{name}.{'weight' if leaf == 'kernel' else 'bias'}"] = np.ascontiguousarray(piece.arrays["value"].T)
+    if not tensors:
+        raise ValueError("HF PEFT loads virtual tokens and prefixes of encoders only with the classifier beside them; attach classifier()")
     return tensors
 
 

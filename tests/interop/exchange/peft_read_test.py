@@ -89,6 +89,9 @@ def test_logits_behind_virtual_tokens_are_those_of_peft(variant):
 
 DAMAGED = {
     "labels are missing": ({"base_model.classifier.bias": None}, {}, "missing   base_model.classifier.bias"),
+    "nothing is beside them": (
+        {f"base_model.classifier.{leaf}": None for leaf in ("weight", "bias")}, {}, "missing   base_model.classifier.weight"
+    ),
     "another module": ({"base_model.pooler.weight": np.zeros((2, 2), np.float32)}, {}, "extra     base_model.pooler.weight: this base"),
     "too narrow": ({"base_model.classifier.weight": np.zeros((3, 5), np.float32)}, {}, r"weight: \[3, 5\], .* wants \[labels, 32\]"),
     "token classes": ({}, {"task_type": "TOKEN_CLS"}, "task_type is 'TOKEN_CLS'; what is read on an encoder is classification, SEQ_CLS"),
