@@ -1,6 +1,6 @@
 """A study from its config to its report. The work directory is the study: the same command starts it, goes on with it, or finds it done.
 
-    plan      the size of each method that meets each budget
+    plan      the size of each method that meets each budget, kept in treatments/
     tune      rates on validation, in rounds, until the best of each is not at an edge
     measure   the seeds at those rates, on test
     costs     what each method costs at that size; `time_costs` takes them alone, at a quiet hour

@@ -32,7 +32,7 @@ def basis(
                     f"{first.study}{caveats}.")
     bare = sorted({one.method for one in within if near and not quality[one.name]})
     if bare:
-        said.append(f"No evidence of the quality of {', '.join(bare)}.")
+        said.append(f"No evidence of the quality of {'; '.join(bare)}.")
     if costs is not None:
         busy = max(costs.serving.load)
         said.append(f"Costs: measured on {costs.serving.machine['processor']}, {costs.serving.machine['cores']} cores"

@@ -5,6 +5,7 @@ Filled: recommended or tied for it; grey: dominated or left out by a bound; the 
 
 import io
 from pathlib import Path
+from typing import Any
 
 from peftjax.files import replacing
 from peftjax.study.advice.decide import CHOICE, DOMINATED, FRONT, OUT, RECOMMENDED, Advice, Verdict
@@ -20,6 +21,15 @@ def write_plot(advice: Advice, path: Path) -> Path | None:
     measured = [one for one in advice.verdicts if one.cost is not None]
     if not measured:
         return None
+    image = io.BytesIO()
+    figure_of(advice, measured).savefig(image, format="png", dpi=120)
+    with replacing(path) as partial:
+        partial.write_bytes(image.getvalue())
+    return path
+
+
+def figure_of(advice: Advice, measured: list[Verdict]) -> Any:
+    """The figure: a panel of costs, with all that were measured, and up to two of quality, with those that studies know."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,12 +47,8 @@ def write_plot(advice: Advice, path: Path) -> Path | None:
         axes.grid(True, color="#dddddd", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    with replacing(path) as partial:
-        partial.write_bytes(image.getvalue())
-    return path
+    figure.axes[-1].legend(*figure.axes[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return figure
 
 
 def _cost(axes, measured: list[Verdict], needs) -> None:

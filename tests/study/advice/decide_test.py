@@ -107,7 +107,7 @@ def test_evidence_says_where_it_is_not_of_what_was_asked():
     away = told.evidence({"LoRA": 0.8, "Houlsby": 0.7}, fingerprint="another", base="tiny:t64", seeds=2)
     found = advice(Needs(merging="forbidden", rows=100_000), away)
     assert "on another base, tiny:t64" in found.basis[0] and "with 1000 training records, yours are 100000" in found.basis[0]
-    assert "with 2 seeds only" in found.basis[0] and "No evidence of the quality of IA3, Pfeiffer" in found.basis[1]
+    assert "with 2 seeds only" in found.basis[0] and "No evidence of the quality of IA3; Pfeiffer" in found.basis[1]
 
 
 def test_a_bound_within_the_interval_is_a_doubt_and_no_reason():
