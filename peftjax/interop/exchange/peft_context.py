@@ -99,6 +99,9 @@ def context_content(adapter: Adapter, base_config: Any) -> tuple[dict[str, np.nd
                          + ", ".join(type(each).__name__ for each in adapter.methods))
     about = {"num_layers": base_config.layers, "num_transformer_submodules": 1, "modules_to_save": None}
     labelled = hasattr(base_config, "labels")
+    if labelled and not isinstance(method, prefix) and (method.reads != "prompt" or not method.offset):
+        raise ValueError(f"HF PEFT has no place for virtual tokens with offset={method.offset}, reads={method.reads!r}: there they join "
+                         "before the embedding's norm, and the classifier reads the first of them, offset=True and reads='prompt'")
     head = _head_tensors(adapter, base_config) if labelled else {}
     about |= {"modules_to_save": list(HEADS)} if labelled else {}
     if isinstance(method, prefix):
@@ -109,9 +112,6 @@ def context_content(adapter: Adapter, base_config: Any) -> tuple[dict[str, np.nd
             "encoder_hidden_size": method.hidden or _kv_width(base_config), "init_weights": None,
         }
         return {KEY: array, **head}, about
-    if labelled and (method.reads != "prompt" or not method.offset):
-        raise ValueError(f"HF PEFT has no place for virtual tokens with offset={method.offset}, reads={method.reads!r}: there they join "
-                         "before the embedding's norm, and the classifier reads the first of them, offset=True and reads='prompt'")
     (piece,) = pieces.values()
     arrays = dict(piece.arrays)
     about |= {
