@@ -11,6 +11,7 @@ from peftjax.study.programs import Case
 from peftjax.study.timing import over, spread
 
 BASE = Base("tiny", TINY, base(), None, "f" * 64)
+LINES = 3  # that are said of a case: it is begun, compiled, and timed
 
 
 def test_a_case_is_measured_once_for_each_question(tmp_path):
@@ -20,13 +21,13 @@ def test_a_case_is_measured_once_for_each_question(tmp_path):
         return measured(BASE, [Arm("base")], cases, tmp_path, **({"rounds": 5, "unroll": False, "say": said.append} | more))
 
     one, kept = ask([Case("forward", 2, 3)])
-    assert not kept and said[0] == "forward 2x3: 1 arms are compiled and timed" and len(said) == 2
+    assert not kept and said[0] == "forward 2x3: 1 arms are compiled and timed" and len(said) == LINES
     both, kept = ask([Case("forward", 2, 3), Case("forward", 1, 3)])  # goes on with the second
-    assert not kept and len(said) == 4 and both.rows[0] == one.rows[0] and len(both.rows) == 2
+    assert not kept and len(said) == 2 * LINES and both.rows[0] == one.rows[0] and len(both.rows) == 2
     again, kept = ask([Case("forward", 2, 3), Case("forward", 1, 3)])
-    assert kept and len(said) == 4 and again == both
+    assert kept and len(said) == 2 * LINES and again == both
     ask([Case("forward", 2, 3)], rounds=6)
-    assert len(said) == 6 and len(list(tmp_path.glob("forward-2x3-*.json"))) == 2
+    assert len(said) == 3 * LINES and len(list(tmp_path.glob("forward-2x3-*.json"))) == 2
 
 
 def test_sittings_are_kept_apart_and_their_rounds_count_together(tmp_path):
@@ -38,7 +39,7 @@ def test_sittings_are_kept_apart_and_their_rounds_count_together(tmp_path):
 
     one, kept = ask(1)
     two, again = ask(2)
-    assert not kept and not again and len(said) == 4  # the second adds one sitting to the first
+    assert not kept and not again and len(said) == 2 * LINES  # the second adds one sitting to the first
     assert ask(1) == (two, True) and ask(2) == (two, True)  # what is there is taken
     for before, after in zip(one.rows, two.rows, strict=True):
         assert after.times[:5] == before.times and len(after.times) == 10

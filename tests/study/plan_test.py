@@ -75,3 +75,13 @@ def test_what_was_timed_is_kept_and_a_change_of_the_study_is_found_anew(study, b
     assert other["LoRA", "ten"].steps == 80 and treatments_of(found, base, tmp_path, quiet) == other
     found.budgets = {"ten": {"time": 20.0}}
     assert treatments_of(found, base, tmp_path, quiet)["LoRA", "ten"].steps == 80
+
+
+def test_a_budget_of_latency_is_met_by_the_size_whose_prompt_takes_so_long(study, base, tmp_path, monkeypatch):
+    """On a clock that is told: a prompt takes 10 ms, and as many more as the rank."""
+    found = study.copy_and_resolve_references()
+    monkeypatch.setattr(plan, "forward_s", lambda _, made: 0.010 + 0.001 * made[0].rank)
+    found.budgets, found.deviation = {"18 ms": {"latency": 0.018}}, 0.01
+    one = treatments_of(found, base, tmp_path, quiet)["LoRA", "18 ms"]
+    assert one.specifications[0]["rank"] == 8 and one.unit == "latency" and one.cost == pytest.approx(0.018)
+    assert one.steps == found.run.train.steps
