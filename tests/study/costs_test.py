@@ -18,7 +18,7 @@ def test_costs_are_measured_once_whoever_asks(tmp_path):
     time_costs(study, tmp_path / "study", say=lambda _: None)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / COSTS).iterdir()}
     base, said = base_for(study), []
-    treatments = list(treatments_of(study, base, lambda _: None).values())
+    treatments = list(treatments_of(study, base, tmp_path / "study", lambda _: None).values())
     found = costs_of(study, base, treatments, tmp_path / "study" / COSTS, said.append)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / COSTS).iterdir()} == kept
     assert said == ["costs of 2 treatments, in turns"]  # and no rounds of any
