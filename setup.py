@@ -28,6 +28,7 @@ CORE = [
     "unicode-rbnf==2.4.1",  # numbers as words for hassil; pinned for the same reason
     "tensorboardX>=2.6.4,<3",  # event files without TensorFlow
     "matplotlib>=3.9,<4",  # curves of the report
+    "threadpoolctl>=3.5,<4",  # threads of LAPACK, which spin where cores are busy
     "tqdm>=4.66,<5",  # the progress bar
     "rich>=13.9,<16",  # the live table of a sweep; flax brings it
 ]

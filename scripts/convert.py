@@ -14,7 +14,7 @@ LoRA that makes up for what that loses, which is written beside it (`peftjax.tra
 
 from absl import app, flags
 
-BASE = flags.DEFINE_string("base", None, "Directory, .gguf file, pypi:... or hub id.", required=True)
+BASE = flags.DEFINE_string("base", None, "Directory, .gguf file, pypi:... or hub id. Default: SmolLM2-135M-Instruct.")
 QUANTISE = flags.DEFINE_string("quantise", None, 'Rules: "nf4", "as stored", "embed=int8,all-linear=nf4", ...')
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of what is not quantised.")
 START = flags.DEFINE_enum("start", None, ["loftq", "qpissa"], "Of a LoRA that makes up for quantising; default none.")
@@ -29,15 +29,21 @@ def main(_):
     from peftjax.interop.held import write_held
     from peftjax.interop.quantise import describe
     from peftjax.peft.partition import size
+    from peftjax.train.config import SMOLLM2
+    from peftjax.train.startup import log_warnings_only
 
-    base = load_base(BASE.value, dtype=DTYPE.value, quantise=QUANTISE.value)
+    log_warnings_only()
+    uri = BASE.value or SMOLLM2
+    base = load_base(uri, dtype=DTYPE.value, quantise=QUANTISE.value)
     if START.value:
         from peftjax.peft import lora
-        from peftjax.train.quantised_start import write_start
+        from peftjax.train.quantised_start import ADAPTER, write_start
 
         method = lora(rank=RANK.value, targets=tuple(TARGETS.value))
-        for path, (alone, both) in write_start(TO.value, base, load_base(BASE.value), method, START.value, ROUNDS.value).items():
+        print(f"{START.value} of rank {RANK.value} on {uri}, {describe(base.quantise)}: {ROUNDS.value} rounds at each kernel", flush=True)
+        for path, (alone, both) in write_start(TO.value, base, load_base(uri), method, START.value, ROUNDS.value).items():
             print(f"{path:30}  {100 * alone:6.2f} % of the weight is lost by quantising, {100 * both:6.2f} % with the LoRA")
+        print(f"{TO.value}: the base; {TO.value}/{ADAPTER}: the LoRA, for this base and no other")
         return
     write_held(TO.value, base.config, base.params, base.tokenizer, dtype=base.dtype, quantise=base.quantise, origin={"base": base.uri})
     values, held = size(base.params)

@@ -31,7 +31,9 @@ def main(_):
     from peftjax.peft.certificate import Budget
     from peftjax.train.adapters import ready
     from peftjax.train.export import export
+    from peftjax.train.startup import log_warnings_only
 
+    log_warnings_only()
     if RUN.value is None and ADAPTER.value is None:
         raise app.UsageError("name what to export: --run, or --adapter with --base")
     found = ready(RUN.value, BASE.value, ADAPTER.value, step=STEP.value, other_base=OTHER_BASE.value)

@@ -16,15 +16,17 @@ TO = flags.DEFINE_string("to", None, "Folder of the imported adapter.", required
 
 def main(_):
     from peftjax.interop.base import load_base
+    from peftjax.peft.spec import as_code
     from peftjax.train.config import SMOLLM2
     from peftjax.train.export import import_adapter
-    from peftjax.train.startup import precision
+    from peftjax.train.startup import log_warnings_only, precision
 
+    log_warnings_only()
     base = load_base(BASE.value or SMOLLM2, dtype=precision("auto").name)
     adapter = import_adapter(ADAPTER.value, base, TO.value, OTHER_BASE.value)
     print(f"{ADAPTER.value} -> {TO.value}: {len(adapter.pieces)} pieces for {base.uri}")
     for method in adapter.methods:
-        print(f"  {method}")
+        print(f"  {as_code(method)}")
     for note in adapter.notes:
         print(f"  note: {note}")
 

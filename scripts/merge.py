@@ -10,7 +10,8 @@ What is written is of our own form: --adapter of generate.py, evaluate.py and ex
 from absl import app, flags
 
 ADAPTERS = flags.DEFINE_list("adapters", None, "Work directories of runs, or adapter directories in any form.", required=True)
-WEIGHTS = flags.DEFINE_list("weights", None, "One for each; default equal shares of 1.")
+WEIGHTS = flags.DEFINE_list("weights", None, "One for each; default equal shares of 1, but 1 each for ties and dare --elect, which take "
+                                              "a mean themselves.")
 METHOD = flags.DEFINE_string("method", "linear", "linear, cat, svd (linear, to a rank), slerp, prune, ties or dare.")
 DENSITY = flags.DEFINE_float("density", None, "Of prune, ties, dare: fraction of the entries that is kept.")
 ELECTION = flags.DEFINE_string("election", None, "Of ties and dare: sign of the sum of values (total) or of signs (frequency).")
@@ -26,7 +27,9 @@ TO = flags.DEFINE_string("to", None, "Folder of the result.", required=True)
 
 def main(_):
     from peftjax.train.merging import found_at, merge_adapters, way_named
+    from peftjax.train.startup import log_warnings_only
 
+    log_warnings_only()
     if METHOD.value == "svd" and RANK.value is None and TOLERANCE.value is None:
         raise app.UsageError("svd needs --rank or --tolerance")
     way = way_named("linear" if METHOD.value == "svd" else METHOD.value, density=DENSITY.value, election=ELECTION.value,

@@ -22,8 +22,9 @@ TO = flags.DEFINE_string("to", None, "Config file to write.")
 
 def main(_):
     from peftjax.train.budget import as_table, choose, write_config
-    from peftjax.train.startup import use_compilation_cache
+    from peftjax.train.startup import log_warnings_only, use_compilation_cache
 
+    log_warnings_only()
     use_compilation_cache()
     chosen = choose(CONFIG.value, parameters=PARAMETERS.value, nbytes=NBYTES.value, by=BY.value, targets=tuple(TARGETS.value),
                     batches=BATCHES.value, max_rank=MAX_RANK.value, cut=CUT.value)

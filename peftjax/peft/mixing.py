@@ -35,6 +35,12 @@ class linear:  # noqa: N801 (read as `linear()`, as methods are)
 
     stacks = False  # whether the factors are wanted as they are
 
+    means = False  # whether it takes a mean, so that weights of 1 are the usual ones
+
+    def usual(self, count: int) -> list[float]:
+        """Weights of so many adapters where none are given: equal shares of 1, of a mean and of one alone 1 each."""
+        return [1.0 if self.means else 1 / count] * count
+
     def check(self, weights: Mapping[str, float]) -> None:
         """Raises ValueError if these weights mean nothing here."""
 
@@ -103,6 +109,7 @@ class ties(prune):  # noqa: N801
     """
 
     election: str = "total"
+    means = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -124,6 +131,10 @@ class dare(ties):  # noqa: N801
 
     seed: int = 0
     elect: bool = False
+
+    @property
+    def means(self) -> bool:
+        return self.elect
 
     def __call__(self, deltas, weights, place):
         thinned = self._thinned(deltas, place)

@@ -1,5 +1,6 @@
 """Methods as data: what a config holds, a checkpoint stores and a person overrides on the command line.
 
+    as_code(lora(rank=4)) == "lora(rank=4)", what is the default left out
     to_data(lora(rank=8)) == {"method": "lora", "rank": 8, "alpha": None, ...};   from_data(to_data(m)) is m again, lists as tuples
 """
 
@@ -91,6 +92,17 @@ def to_data(method: Any) -> dict[str, Any]:
             value = to_data(value)
         data[field.name] = value
     return data
+
+
+def as_code(method: Any) -> str:
+    """A method as a config file says it, `lora(rank=8)`: what is the default is left out."""
+    said = []
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if value != made:
+            said.append(f"{field.name}={as_code(value) if dataclasses.is_dataclass(value) else repr(value)}")
+    return f"{type(method).__name__}({', '.join(said)})"
 
 
 def from_data(data: Mapping[str, Any]) -> Any:

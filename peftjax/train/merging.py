@@ -27,6 +27,8 @@ from peftjax.peft.spectrum import effective_rank, spectra
 from peftjax.train.adapters import Ready, of_adapter, of_run
 from peftjax.train.config import SMOLLM2, default_config
 from peftjax.train.export import CERTIFICATE, refuse_foreign
+from peftjax.train.lapack import one_thread
+from peftjax.train.quantised_start import start_of
 from peftjax.train.spectra import write_spectra
 
 SPECTRA, NAME = "spectra.png", "default"
@@ -91,7 +93,7 @@ def merge_adapters(
 
     Args:
         found: by name, on one base.
-        weights: one for each; None is 1 for one adapter, and equal shares of 1 for several.
+        weights: one for each; None is what `way` takes for usual: equal shares of 1, or 1 each where it takes a mean itself.
         way: of `peftjax.peft.mixing`.
         to: folder; an earlier one of ours is replaced.
         rank, tolerance: as of `peftjax.peft.blend.blend`.
@@ -103,21 +105,26 @@ def merge_adapters(
         FileExistsError: something else stands at `to`.
     """
     refuse_foreign(Path(to))
-    weights = [1 / len(found)] * len(found) if weights is None else list(weights)
+    weights = way.usual(len(found)) if weights is None else list(weights)
     if len(weights) != len(found):
         raise ValueError(f"{len(found)} adapters and {len(weights)} weights; there is one for each")
     weights = dict(zip(found, weights, strict=True))
     base = next(iter(found.values())).base
     segments = cut_points([method for one in found.values() for method in one.methods], base.config.layers)
     changed = {name: changes(one.params, one.names()[0]) for name, one in found.items()}
-    made = blend_changes(cut(base.params, base.config, segments), changed, weights, way, rank=rank, tolerance=tolerance, name=NAME,
-                         may_be_dense=not as_lora)
+    say(f"{type(way).__name__} of {', '.join(f'{weight:g} x {name}' for name, weight in weights.items())}")
+    with one_thread(base.params):
+        made = blend_changes(cut(base.params, base.config, segments), changed, weights, way, rank=rank, tolerance=tolerance, name=NAME,
+                             may_be_dense=not as_lora)
+        drawn = {name: spectra(one.params, one.names()[0]) for name, one in found.items()} | {"merged": spectra(made.params, NAME)}
     lineage = {"merged": {
         "way": type(way).__name__, "settings": dataclasses.asdict(way), "weights": weights, "rank": rank, "tolerance": tolerance,
         "error": made.certificate.total, "from": {name: {"origin": one.origin, "lineage": one.lineage} for name, one in found.items()},
     }}
+    starts = {start_of(one.methods, one.lineage, base) for one in found.values()} - {None}
+    if starts:  # what it took from the quantised weights went into the mixture, which belongs to them as well
+        lineage["start"] = min(starts)
     adapter = extract(made.params, made.methods, NAME, base=base.fingerprint, tokenizer=base.tokenizer.fingerprint, lineage=lineage)
-    drawn = {name: spectra(one.params, one.names()[0]) for name, one in found.items()} | {"merged": spectra(made.params, NAME)}
     with replacing_folder(Path(to)) as partial:
         write_native(partial, adapter, base)
         about = {key: value for key, value in lineage["merged"].items() if key != "from"}

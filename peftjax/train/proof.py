@@ -8,6 +8,8 @@ A job is a base directory, an exported adapter and a batch of tokens; scripts/pe
 
 import dataclasses
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from peftjax.files import replacing
 from peftjax.interop.base import Base, load_base, load_params
 from peftjax.interop.exchange.adapter import extract
 from peftjax.interop.exchange.adapterhub_write import write_adapterhub
@@ -71,6 +74,7 @@ from peftjax.peft.road import road
 from peftjax.peft.shira import shira
 
 TOLERANCE = 1e-4  # on logits
+OURS, ANSWER = "ours.npz", "theirs.npz"
 HOSTS = ("llama", "gpt2", "bert", "roberta")
 ATTENTION, QKV = ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj")
 
@@ -90,8 +94,26 @@ def _decoder(base: Base) -> bool:
     return not hasattr(base.config, "labels")
 
 
-def _hosted(base: Base) -> bool:
-    return base.config.family in HOSTS
+def _encoder(base: Base) -> bool:
+    return not _decoder(base)
+
+
+def _pooled(base: Base) -> bool:
+    """Whether it is an encoder with a pooler of its own before the head."""
+    return base.config.family == "bert"
+
+
+def _unpooled(base: Base) -> bool:
+    return base.config.family == "roberta"
+
+
+def _hosted_decoder(base: Base) -> bool:
+    return base.config.family in HOSTS and _decoder(base)
+
+
+def _prefixed(base: Base) -> bool:
+    """Whether its heads are as wide as AdapterHub's prefixes take them to be."""
+    return _hosted_decoder(base) and base.config.heads * base.config.head_size == base.config.width
 
 
 def _biased(base: Base) -> bool:
@@ -125,11 +147,39 @@ TRANSFORMS = {
     "IA3 on outputs and inputs": ia3(targets=APART, feedforward="down_proj"), "OFT": oft(block_size=4, exact=True, targets=APART),
     "OFT, a series": oft(block_size=4, targets=APART), "HRA": hra(rank=2, targets=APART), "RoAd": road(group=4, targets=APART),
 }
-CLASSIFIED = {
-    "LoRA": lora(rank=3, targets=ATTENTION), "prompt": prompt_tuning(length=3, reads="prompt"),
-    "P-tuning": p_tuning(length=3, hidden=5, reads="prompt"), "prefix": prefix(length=3),
+FLAT, DEEP = classifier(labels=3, hidden=False), classifier(labels=3, hidden=True)
+# What AdapterHub has, on decoders and, with a head, on encoders.
+HUB = {
+    "Houlsby": (houlsby(size=4),), "Pfeiffer": (pfeiffer(size=5),), "parallel": (parallel(size=4),),
+    "scaled parallel": (scaled_parallel(size=4),),
+    "bottleneck, norms, channel scale": (bottleneck(size=4, norm="both", scale="channel", activation="gelu"),),
+    "bottleneck on one layer": (houlsby(size=3, layers=(1,)),), "LoRA": (lora(rank=3, alpha=6, targets=ATTENTION),),
+    "LoRA and Pfeiffer": (lora(rank=3, targets=ATTENTION), pfeiffer(size=4)), "Compacter": (compacter(size=8),),
+    "Pfeiffer, invertible": (pfeiffer(size=4), invertible()),
+    "IA3 on outputs": (ia3(targets=("k_proj", "v_proj", "up_proj"), feedforward=()),),
+    "LoReFT": (loreft(rank=2, suffix_positions=1),), "NoReFT": (noreft(rank=2, prefix_positions=0, suffix_positions=2),),
+    "DiReFT": (direft(rank=2, tied=True, suffix_positions=1),), "prefix on one layer": (prefix(length=3, offset=False, layers=(1,)),),
+    "prefix and scaled parallel (MAM)": (prefix(length=3, hidden=5, offset=False), scaled_parallel(size=4)),
+    "UniPELT, gates of rows": tuple(unipelt(
+        lora={"gate": "row", "rank": 2}, prefix={"length": 2, "hidden": None, "offset": False, "gates": 2, "gating": "mean"},
+        bottleneck={"gate": "mean", "size": 4})),
 }
-HEAD = (classifier(labels=3, hidden=True),)
+VERA = (vera(rank=3, targets=("k_proj", "v_proj")),)
+HUB_ENCODED = HUB | {
+    "VeRA": VERA, "prompt": (prompt_tuning(length=3, offset=False),),
+    "prompt read first": (prompt_tuning(length=3, offset=False, reads="prompt"),),
+}
+# What HF PEFT has, on encoders, whose heads transformers makes of one layer or two.
+ENCODED = {
+    "LoRA": (lora(rank=3, alpha=6),), "LoRA on attention": (lora(rank=3, targets=ATTENTION),),
+    "rsLoRA": (lora(rank=4, alpha=2, rslora=True),), "LoRA on one layer": (lora(rank=3, layers=(1,)),),
+    "LoRA on the embedding": (lora(rank=3, targets=("q_proj", "embed_tokens")),),
+    "LoRA with bias": (lora(rank=3, targets=("o_proj", "down_proj"), lora_bias=True),), "DoRA": (lora(rank=3, alpha=6, dora=True),),
+    "LoRA from pissa": (lora(rank=2, alpha=3, init="pissa"),), "norms": (norm_only(),),
+    "prompt": (prompt_tuning(length=3, reads="prompt"),), "P-tuning": (p_tuning(length=3, hidden=5, reads="prompt"),),
+    "prefix": (prefix(length=3),),
+    **{name: (method,) for name, method in (DELTAS | TRANSFORMS).items()},
+}
 PLAIN = lora(rank=3, alpha=6)
 CASES = (
     Case("LoRA", "peft", (PLAIN,), _decoder),
@@ -145,7 +195,8 @@ CASES = (
     Case("DoRA", "peft", (lora(rank=3, alpha=6, dora=True),), _decoder),
     Case("DoRA on the embedding", "peft", (lora(rank=3, targets=("q_proj", "embed_tokens"), dora=True, ensure_weight_tying=False),),
          _decoder),
-    *(Case(f"LoRA from {init}", "peft", (lora(rank=2, alpha=3, init=init),), _decoder) for init in ("orthogonal", "pissa", "olora")),
+    *(Case(f"LoRA from {init}", "peft", (lora(rank=2, alpha=3, init=init),), _decoder)
+      for init in ("orthogonal", "pissa", "milora", "olora")),
     Case("LoRA-FA", "peft", (lora(rank=3, freeze_a=True),), _decoder),
     Case("AdaLoRA, pruned", "peft", (ADALORA,), _whole, _pruned),
     *(Case(name, "peft", (method,), _whole) for name, method in DELTAS.items()),
@@ -161,61 +212,49 @@ CASES = (
     Case("LoRA, biases trained", "peft", (lora(rank=3, targets=QKV), bitfit(targets=QKV)), _biased),
     Case("LoRA, token rows", "peft", (PLAIN, trainable_tokens(ids=(1, 5, 40))), _decoder),
     Case("LoRA, merged", "merged", (PLAIN,), _decoder),
-    Case("Houlsby", "adapterhub", (houlsby(size=4),), lambda b: _hosted(b) and _decoder(b)),
-    Case("Pfeiffer", "adapterhub", (pfeiffer(size=5),), lambda b: _hosted(b) and _decoder(b)),
-    Case("parallel", "adapterhub", (parallel(size=4),), lambda b: _hosted(b) and _decoder(b)),
-    Case("scaled parallel", "adapterhub", (scaled_parallel(size=4),), lambda b: _hosted(b) and _decoder(b)),
-    Case("bottleneck, norms, channel scale", "adapterhub", (bottleneck(size=4, norm="both", scale="channel", activation="gelu"),),
-         lambda b: _hosted(b) and _decoder(b)),
-    Case("bottleneck on one layer", "adapterhub", (houlsby(size=3, layers=(1,)),), lambda b: _hosted(b) and _decoder(b)),
-    Case("LoRA", "adapterhub", (lora(rank=3, alpha=6, targets=ATTENTION),), lambda b: _hosted(b) and _decoder(b)),
+    *(Case(name, "adapterhub", methods, _prefixed if any(isinstance(method, prefix) for method in methods) else _hosted_decoder)
+      for name, methods in HUB.items()),
     Case("DoRA", "adapterhub", (lora(rank=3, targets=ATTENTION, dora=True),),
          lambda b: b.config.family == "llama" and get(b.params, "blocks/attn/q/bias") is None),
-    Case("LoRA and Pfeiffer", "adapterhub", (lora(rank=3, targets=ATTENTION), pfeiffer(size=4)), lambda b: _hosted(b) and _decoder(b)),
-    Case("Compacter", "adapterhub", (compacter(size=8),), lambda b: _hosted(b) and _decoder(b)),
-    Case("Pfeiffer, invertible", "adapterhub", (pfeiffer(size=4), invertible()), lambda b: _hosted(b) and _decoder(b)),
-    Case("IA3 on outputs", "adapterhub", (ia3(targets=("k_proj", "v_proj", "up_proj"), feedforward=()),),
-         lambda b: _hosted(b) and _decoder(b)),
-    Case("VeRA", "adapterhub", (vera(rank=3, targets=("k_proj", "v_proj")),), lambda b: b.config.family == "llama"),
-    Case("LoReFT", "adapterhub", (loreft(rank=2, suffix_positions=1),), lambda b: _hosted(b) and _decoder(b)),
-    Case("NoReFT", "adapterhub", (noreft(rank=2, prefix_positions=0, suffix_positions=2),), lambda b: _hosted(b) and _decoder(b)),
-    Case("DiReFT", "adapterhub", (direft(rank=2, tied=True, suffix_positions=1),), lambda b: _hosted(b) and _decoder(b)),
-    Case("prefix on one layer", "adapterhub", (prefix(length=3, offset=False, layers=(1,)),), lambda b: _hosted(b) and _decoder(b)),
-    Case("prefix and scaled parallel (MAM)", "adapterhub", (prefix(length=3, hidden=5, offset=False), scaled_parallel(size=4)),
-         lambda b: _hosted(b) and _decoder(b)),
-    Case("UniPELT, gates of rows", "adapterhub", tuple(unipelt(
-        lora={"gate": "row", "rank": 2}, prefix={"length": 2, "hidden": None, "offset": False, "gates": 2, "gating": "mean"},
-        bottleneck={"gate": "mean", "size": 4})), lambda b: _hosted(b) and _decoder(b)),
-    Case("Houlsby, classifier", "adapterhub", (houlsby(size=4), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
-    Case("Pfeiffer, classifier", "adapterhub", (pfeiffer(size=4), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
-    Case("parallel, classifier", "adapterhub", (parallel(size=4), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
-    Case("LoRA, classifier", "adapterhub", (lora(rank=3, targets=ATTENTION), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
-    Case("prompt, classifier", "adapterhub", (prompt_tuning(length=3, offset=False), *HEAD), lambda b: _hosted(b) and not _decoder(b)),
-    Case("prompt read first, classifier", "adapterhub", (prompt_tuning(length=3, offset=False, reads="prompt"), *HEAD),
-         lambda b: _hosted(b) and not _decoder(b)),
-    *(Case(f"{name}, {family}'s classifier", "peft", (method, classifier(labels=3, hidden=hidden)),
-           lambda base, family=family: base.config.family == family)
-      for family, hidden in (("bert", False), ("roberta", True)) for name, method in CLASSIFIED.items()),
+    Case("VeRA", "adapterhub", VERA, lambda b: b.config.family == "llama"),
+    *(Case(f"{name}, classifier", "adapterhub", (*methods, DEEP), _encoder) for name, methods in HUB_ENCODED.items()),
+    *(Case(f"{name}, classifier", form, (*methods, head), fits) for name, methods, form in (
+        *((name, methods, "peft") for name, methods in ENCODED.items()), ("LoRA, merged", (PLAIN,), "merged"),
+        ("DoRA, merged", (lora(rank=3, alpha=6, dora=True),), "merged")) for head, fits in ((FLAT, _pooled), (DEEP, _unpooled))),
 )
 
 
-def write_jobs(folder: str | Path, bases: Sequence[Path], cases: Sequence[Case] = CASES) -> list[dict[str, str]]:
-    """Exports every case on every base it fits, with tokens and our logits beside it; the jobs, also written as jobs.json."""
+def write_jobs(
+    folder: str | Path, bases: Sequence[Path], cases: Sequence[Case] = CASES, *, name: str = "jobs.json",
+    say: Callable[[str], None] = print,
+) -> list[dict[str, str]]:
+    """Exports every case on every base it fits, with tokens and our logits beside it; the jobs, also written as a file of that name in the
+    folder. What is there already is not written again. An export that is refused is told, and is a job that no peer can answer."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
     for path in bases:
         base = open_base(path)
         for case in (case for case in cases if case.fits(base)):
-            at = folder / f"{len(jobs):03d}"
+            at = folder / path.name / case.form / re.sub(r"\W+", "_", case.name)
+            jobs.append({"case": case.name, "form": case.form, "base": str(path.resolve()), "at": str(at.resolve()),
+                         "classifies": str(not _decoder(base))})
+            if (at / OURS).is_file():
+                continue
+            shutil.rmtree(at, ignore_errors=True)
             params, segments, methods = adapted(base, case)
             tokens = _tokens(base)
             at.mkdir(parents=True, exist_ok=True)
-            np.savez(at / "ours.npz", tokens=tokens, logits=_logits(base, params, segments, tokens))
-            _write(at / "adapter", case, base, params, methods)
-            jobs.append({"case": case.name, "form": case.form, "base": str(path.resolve()), "at": str(at.resolve()),
-                         "classifies": str(not _decoder(base))})
-    (folder / "jobs.json").write_text(json.dumps(jobs, indent=1))
+            try:
+                _write(at / "adapter", case, base, params, methods)
+            except (ValueError, TypeError) as error:
+                say(f"{case.name} in the form {case.form} on {path.name} is not written: {error}")
+                continue
+            logits = _logits(base, params, segments, tokens)
+            with replacing(at / OURS) as partial, partial.open("wb") as file:  # the last of an export, which is whole where it lies
+                np.savez(file, tokens=tokens, logits=logits)
+        say(f"{path.name}: {sum(job['base'] == str(path.resolve()) for job in jobs)} exports")
+    (folder / name).write_text(json.dumps(jobs, indent=1))
     return jobs
 
 
@@ -278,7 +317,7 @@ def _no_tokenizer(base: Base) -> Tokenizer:
 def compare_jobs(jobs: Sequence[dict[str, str]]) -> Iterator[tuple[dict[str, str], float]]:
     """(job, largest absolute difference of a logit; infinity where the peer left none, other shapes, or what is no number)."""
     for job in jobs:
-        ours, theirs = Path(job["at"], "ours.npz"), Path(job["at"], "theirs.npz")
+        ours, theirs = Path(job["at"], OURS), Path(job["at"], ANSWER)
         if not theirs.is_file():
             yield job, float("inf")
             continue
@@ -286,6 +325,16 @@ def compare_jobs(jobs: Sequence[dict[str, str]]) -> Iterator[tuple[dict[str, str
             one, other = a["logits"], b["logits"]
         difference = np.abs(one - other) if one.shape == other.shape else np.array(np.inf)
         yield job, float(np.max(np.where(np.isnan(difference), np.inf, difference)))  # a comparison with NaN would pass
+
+
+def in_words(rows: Sequence[tuple[dict[str, str], float]], tolerance: float = TOLERANCE) -> str:
+    """How many methods there are on how many bases, and by form how many exports agree and the largest difference."""
+    lines = [f"{len({job['case'] for job, _ in rows})} methods on {len({job['base'] for job, _ in rows})} bases"]
+    for form in dict.fromkeys(job["form"] for job, _ in rows):
+        found = [difference for job, difference in rows if job["form"] == form]
+        agree = sum(difference <= tolerance for difference in found)
+        lines.append(f"{form}: {agree} of {len(found)} within {tolerance}, the largest difference {max(found):.1e}")
+    return "\n".join(lines)
 
 
 def as_table(rows: Sequence[tuple[dict[str, str], float]]) -> str:

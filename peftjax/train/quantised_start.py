@@ -29,6 +29,7 @@ from peftjax.peft.attach import attach, detach
 from peftjax.peft.initialise import loftq, qpissa, require_loss
 from peftjax.peft.inits import parse
 from peftjax.peft.lora import lora
+from peftjax.train.lapack import one_thread
 
 STARTS = {"loftq": loftq, "qpissa": qpissa}
 ADAPTER = "adapter"
@@ -61,7 +62,8 @@ def write_start(
     params = attach(base.params, [method], jax.random.key(0))
     if start == "loftq":
         require_loss(params, whole.params, method.name)
-    params = STARTS[start](params, whole.params, method.name, rounds)
+    with one_thread(base.params):
+        params = jax.block_until_ready(STARTS[start](params, whole.params, method.name, rounds))
     lost = {
         path: (_lost(value, get(whole.params, path)), _lost(get(params, path), get(whole.params, path)))
         for path, value in walk(base.params) if isinstance(value, Quantised) and get(params, path) is not value

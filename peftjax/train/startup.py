@@ -1,15 +1,23 @@
-"""What a process settles before it computes: the compilation cache and the precision."""
+"""What a process settles before it computes: what is logged, the compilation cache and the precision."""
 
 import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import flags, logging
 
 from peftjax.cache import cache_dir
 from peftjax.models.decoder import Decoder
 from peftjax.models.encoder import Encoder
 from peftjax.models.encoder_config import EncoderConfig
+
+
+def log_warnings_only() -> None:
+    """Libraries log warnings and errors alone, unless --verbosity says otherwise: the checkpoint library tells every file it touches, and
+    JAX each accelerator that is not there."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
 
 
 def use_compilation_cache() -> None:

@@ -55,7 +55,7 @@ MODELS = {"peft": peft_model, "adapterhub": adapterhub_model, "merged": lambda j
 def main(jobs: str, form: str) -> None:
     transformers.logging.set_verbosity_error()
     for job in json.loads(Path(jobs).read_text()):
-        if job["form"] != form:
+        if job["form"] != form or Path(job["at"], "theirs.npz").is_file():
             continue
         try:
             with torch.no_grad():

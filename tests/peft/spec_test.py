@@ -32,7 +32,7 @@ from peftjax.peft.randlora import randlora
 from peftjax.peft.reft import direft, reft
 from peftjax.peft.road import road
 from peftjax.peft.shira import shira
-from peftjax.peft.spec import METHODS, from_data, to_data
+from peftjax.peft.spec import METHODS, as_code, from_data, to_data
 from peftjax.peft.tokens import trainable_tokens
 from peftjax.peft.vera import vera
 
@@ -76,6 +76,15 @@ def test_lists_ranges_and_mappings_mean_what_tuples_and_pairs_do():
         {"method": "lora", "targets": ["q_proj"], "layers": range(1, 3), "rank_pattern": {"q_proj": 4}}
     ).layers == range(1, 3)
     assert to_data(lora(targets=["q_proj"], layers=range(1, 3), rank_pattern={"q_proj": 4})) == to_data(wanted)
+
+
+@pytest.mark.parametrize("method", [
+    lora(), lora(rank=4, targets=("q_proj",), rank_pattern={"blocks/7/attn/q": 2}), METHODS["bottleneck"](size=8, name="tone"),
+    METHODS["across_layers"](lora(rank=2)),
+], ids=lambda method: type(method).__name__)  # fmt: skip
+def test_code_makes_the_method_again_without_what_is_the_default(method):
+    assert eval(as_code(method), dict(METHODS)) == method  # noqa: S307 (what was just written)
+    assert "dropout" not in as_code(method) and as_code(lora()) == "lora()"
 
 
 def test_missing_fields_are_the_defaults():

@@ -1,5 +1,7 @@
 """Ranks for a config: within the budget, where the base's statistics ask for them, and in a config that can be trained."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from tiny_run import tiny_config
 from peftjax.interop.base import load_base
 from peftjax.nn.tree import flatten, get
 from peftjax.peft import attach, lora, partition
+from peftjax.peft.partition import size
 from peftjax.peft.spec import from_data
 from peftjax.train.budget import as_table, choose, write_config
 from peftjax.train.config import check, from_file, methods
@@ -33,9 +36,16 @@ def test_what_is_chosen_is_within_the_budget_and_is_what_is_attached(tiny, chose
 
 
 def test_the_table_says_what_was_bought(chosen):
-    *lines, total = as_table(chosen).splitlines()
+    *lines, total, _ = as_table(chosen).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["blocks/attn/q", "blocks/mlp/up"]
     assert str(chosen.ranks["blocks/1/attn/q/kernel"]) in lines[2] and f"{chosen.parameters:,} parameters, chosen by gradient" in total
+
+
+def test_what_a_run_will_count_is_said_where_stacks_are_padded(tiny, chosen):
+    params = attach(tiny[1].params, chosen.methods, jax.random.key(0))
+    assert chosen.padded == size(partition(params)[0])[0] > chosen.parameters
+    assert f"A run's table will count {chosen.padded:,}" in as_table(chosen)
+    assert "table will count" not in as_table(dataclasses.replace(chosen, padded=chosen.parameters))
 
 
 def test_the_config_that_is_written_has_the_ranks_and_all_else_of_its_source(tiny, chosen, tmp_path):

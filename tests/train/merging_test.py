@@ -24,6 +24,7 @@ from peftjax.train.config import methods
 from peftjax.train.export import export
 from peftjax.train.loop import run
 from peftjax.train.merging import found_at, merge_adapters, way_named
+from peftjax.train.quantised_start import ADAPTER, write_start
 
 Q = "blocks/attn/q/kernel"
 METHODS = {
@@ -61,7 +62,8 @@ def test_two_directories_become_one_that_says_where_it_comes_from(places, tmp_pa
     certificate = merge_adapters(found, [0.5, -2.0], linear(), tmp_path / "out", say=lines.append)
     wanted = 0.5 * delta(places / "tone", on) - 2 * delta(places / "task", on)
     np.testing.assert_allclose(delta(tmp_path / "out", on), wanted, atol=1e-5)
-    assert certificate.is_exact and "exact to rounding" in lines[-1] and lines[0].startswith("tone ") and len(lines) == 4
+    assert certificate.is_exact and "exact to rounding" in lines[-1] and len(lines) == 5
+    assert lines[0] == "linear of 0.5 x tone, -2 x task" and lines[1].startswith("tone ")
     stored = json.loads((tmp_path / "out" / "certificate.json").read_text())
     assert stored["exact"] and stored["weights"] == {"tone": 0.5, "task": -2.0} and stored["kernels"]["blocks/1/attn/q/kernel"]["rank"] == 5
     lineage = load_adapter(tmp_path / "out", on).adapter.lineage["merged"]
@@ -98,6 +100,33 @@ def test_nothing_is_written_where_something_is_refused(places, tmp_path):
     with pytest.raises(ValueError, match="name adapters to merge"):
         found_at([])
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_without_weights_what_takes_a_mean_takes_it_once(places, tmp_path):
+    """Of one adapter twice both the average and the mean of those that agree are that adapter."""
+    for name in ("linear", "ties", "dare"):
+        way = way_named(name) if name == "linear" else way_named(name, density=1.0, **({"elect": True} if name == "dare" else {}))
+        twice = found_at([str(places / "tone"), str(places / "tone")], str(places / "base"))
+        merge_adapters(twice, None, way, tmp_path / name, say=lambda _: None)
+        on = twice["tone"].base
+        np.testing.assert_allclose(delta(tmp_path / name, on), delta(places / "tone", on), atol=1e-6)
+
+
+def test_what_made_up_for_quantising_still_does_in_a_mixture(tmp_path):
+    path = write_base(tmp_path / "base")
+    quantised = load_base(path, quantise="nf4")
+    write_start(tmp_path / "held", quantised, load_base(path), lora(rank=2, targets="q_proj"), rounds=1)
+    held = load_base(tmp_path / "held")
+    method = lora(rank=2, targets="down_proj")
+    write_native(tmp_path / "other", extract(tiny.moved(attach(held.params, [method], jax.random.key(0))), [method], base=held.fingerprint,
+                                             tokenizer=held.tokenizer.fingerprint), held)
+    places = [str(tmp_path / "held" / ADAPTER), str(tmp_path / "other")]
+    merge_adapters(found_at(places, str(tmp_path / "held")), [1, 1], linear(), tmp_path / "out", say=lambda _: None)
+    (made,) = found_at([str(tmp_path / "out")], str(tmp_path / "held")).values()
+    assert made.lineage["start"] == "loftq"
+    said = []
+    export(made, tmp_path / "exported", ["peft"], say=said.append)
+    assert "for the quantised base alone" in said[0]
 
 
 def test_ways_are_named_with_their_settings():

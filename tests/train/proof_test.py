@@ -10,7 +10,8 @@ from golden_bases import GOLDEN, base, forward
 from peftjax.interop.exchange.load import form_of, load_adapter
 from peftjax.nn.tree import get
 from peftjax.peft import houlsby, lora
-from peftjax.train.proof import CASES, Case, adapted, as_table, compare_jobs, open_base, write_jobs
+from peftjax.peft.prefix import prefix
+from peftjax.train.proof import ANSWER, CASES, Case, adapted, as_table, compare_jobs, in_words, open_base, write_jobs
 
 CASES_HERE = (
     Case("LoRA on one layer", "peft", (lora(rank=3, targets="q_proj", layers=(1,), rank_pattern={"q_proj": 2}),)),
@@ -46,6 +47,20 @@ def test_what_was_written_is_read_with_the_logits_beside_it(number, form, writte
     np.testing.assert_allclose(forward(on.config, there.params, found, there.segments), found["logits"], atol=1e-4)
 
 
+def test_what_is_answered_is_not_done_again_and_a_refused_export_is_a_job_without_an_answer(tmp_path):
+    cases = (CASES_HERE[0], Case("no place for it", "adapterhub", (prefix(length=2, offset=True),)))
+    said = []
+    jobs = write_jobs(tmp_path, [GOLDEN / "llama"], cases, name="mine.json", say=said.append)
+    assert json.loads((tmp_path / "mine.json").read_text()) == jobs and said[-1] == "llama: 2 exports"
+    assert "no place for it in the form adapterhub on llama is not written: AdapterHub has no place" in said[0]
+    at = Path(jobs[0]["at"])
+    np.savez(at / ANSWER, logits=np.zeros(3))
+    before = (at / "ours.npz").stat().st_mtime_ns
+    assert write_jobs(tmp_path, [GOLDEN / "llama"], cases, say=said.append) == jobs
+    assert (at / "ours.npz").stat().st_mtime_ns == before and (at / ANSWER).is_file()
+    assert [found for _, found in compare_jobs(jobs)] == [np.inf, np.inf]  # an answer of another shape, and none
+
+
 def test_every_trainable_is_moved_but_for_rows_beyond_a_rank():
     case = Case("", "peft", (lora(rank=4, targets=["q_proj", "v_proj"], rank_pattern={"blocks/0/attn/q": 2}),))
     params, segments, _ = adapted(open_base(GOLDEN / "llama"), case)
@@ -59,7 +74,9 @@ def test_every_trainable_is_moved_but_for_rows_beyond_a_rank():
 
 def test_the_cases_are_distinct_and_each_fits_a_base():
     bases = [base(name) for name in ("llama", "llama_tied", "gpt2", "bert", "roberta")]
-    assert len({(case.name, case.form) for case in CASES}) == len(CASES)
+    for on in bases:
+        here = [(case.name, case.form) for case in CASES if case.fits(on)]
+        assert len(set(here)) == len(here)
     assert {case.form for case in CASES} == {"peft", "adapterhub", "merged"}
     assert all(any(case.fits(on) for on in bases) for case in CASES)
 
@@ -92,6 +109,10 @@ def test_a_table_of_methods_by_bases():
     rows = [({"case": case, "form": form, "base": f"/bases/{on}"}, found) for case, form, on, found in [
         ("LoRA", "peft", "llama", 2e-6), ("LoRA", "adapterhub", "llama", 0.0), ("LoRA", "peft", "gpt2", np.inf),
     ]]  # fmt: skip
+    assert in_words(rows).splitlines() == [
+        "1 methods on 2 bases", "peft: 1 of 2 within 0.0001, the largest difference inf",
+        "adapterhub: 1 of 1 within 0.0001, the largest difference 0.0e+00",
+    ]  # fmt: skip
     assert as_table(rows).splitlines() == [
         "| method | form | llama | gpt2 |", "|---|---|--:|--:|", "| LoRA | peft | 2e-06 | inf |", "| LoRA | adapterhub | 0e+00 |  |",
     ]  # fmt: skip

@@ -22,6 +22,14 @@ def test_model_takes_its_options_from_the_config():
     assert (model.remat, model.unroll, model.segments, model.dtype) == ("block", True, (1, 1), jnp.float32)
 
 
+@pytest.mark.parametrize(("given", "quiet"), [((), True), (("--verbosity=0",), False)])
+def test_what_libraries_tell_is_left_out_unless_it_is_asked_for(given, quiet):
+    program = ("from absl import app, logging\nfrom peftjax.train.startup import log_warnings_only\n"
+               "def main(_):\n    log_warnings_only()\n    logging.info('told'), logging.warning('warned')\napp.run(main)")
+    done = subprocess.run([sys.executable, "-c", program, *given], check=True, capture_output=True, text=True)
+    assert "warned" in done.stderr and ("told" in done.stderr) != quiet
+
+
 @pytest.mark.parametrize("chosen", [True, False], ids=["user's", "ours"])
 def test_compiled_programs_are_kept(tmp_path, chosen):
     program = ("from peftjax.train.startup import use_compilation_cache; use_compilation_cache(); import jax; "
