@@ -87,9 +87,13 @@ def start_of(methods: Sequence[Any], lineage: Mapping[str, Any], base: Base) -> 
         if start is not None and start.kind in STARTS:
             return start.kind
     asked = lineage.get("start")
-    if not isinstance(asked, str) and is_held(Path(base.uri)):
-        asked = read_json(Path(base.uri) / FILE)["origin"].get("start")
-    return asked if asked in tuple(STARTS) else None
+    return asked if isinstance(asked, str) and asked in STARTS else written_with(base)
+
+
+def written_with(base: Base) -> str | None:
+    """The start, one of STARTS, together with whose LoRA a base was written: what QPiSSA leaves is no model without it."""
+    asked = read_json(Path(base.uri) / FILE)["origin"].get("start") if is_held(Path(base.uri)) else None
+    return asked if isinstance(asked, str) and asked in STARTS else None
 
 
 @jax.jit

@@ -12,10 +12,11 @@ class Untouched:
     Args:
         evaluator: see `peftjax.train.task`.
         params: gives the base's parameters; asked when there is something to measure.
+        trainable: values of an adapter in `params` without which they are not the base; by default there is none.
     """
 
-    def __init__(self, evaluator: Any, params: Callable[[], Any]):
-        self._evaluator, self._params = evaluator, params
+    def __init__(self, evaluator: Any, params: Callable[[], Any], trainable: Any = None):
+        self._evaluator, self._params, self._trainable = evaluator, params, trainable
         self._evaluations: dict[str, dict] = {}
         self._general: float | None = None
 
@@ -23,7 +24,7 @@ class Untouched:
         """The evaluation of step 0 on a split."""
         if split not in self._evaluations:
             params = self._params()
-            found = self._evaluations[split] = self._evaluator.run(0, split, nothing(params), params, None)
+            found = self._evaluations[split] = self._evaluator.run(0, split, self._with(params), params, None)
             self._general = found.get("general_loss", self._general)
         return self._evaluations[split]
 
@@ -31,5 +32,8 @@ class Untouched:
         """Its loss on the general text, in nats a token."""
         if self._general is None:
             params = self._params()
-            self._general = self._evaluator.loss("general", nothing(params), params)
+            self._general = self._evaluator.loss("general", self._with(params), params)
         return self._general
+
+    def _with(self, params: Any) -> Any:
+        return nothing(params) if self._trainable is None else self._trainable

@@ -114,7 +114,7 @@ def test_without_weights_what_takes_a_mean_takes_it_once(places, tmp_path):
 
 def test_what_made_up_for_quantising_still_does_in_a_mixture(tmp_path):
     path = write_base(tmp_path / "base")
-    quantised = load_base(path, quantise="nf4")
+    quantised = load_base(path, quantise="nf4:32")
     write_start(tmp_path / "held", quantised, load_base(path), lora(rank=2, targets="q_proj"), rounds=1)
     held = load_base(tmp_path / "held")
     method = lora(rank=2, targets="down_proj")

@@ -1,9 +1,12 @@
 """What LoftQ and QPiSSA quantised and the LoRA for it are written together, and are what a run starts from."""
 
+import json
+
 import jax
 import pytest
 import tiny_checkpoint
 from tiny import equal_trees
+from tiny_run import tiny_config
 
 from peftjax.interop.base import load_base
 from peftjax.interop.exchange.load import load_adapter
@@ -12,8 +15,9 @@ from peftjax.nn.kernels import dense
 from peftjax.nn.tree import get
 from peftjax.peft import attach, detach, lora, merge
 from peftjax.train.config import default_config, methods
+from peftjax.train.loop import run
 from peftjax.train.prepare import prepare_model
-from peftjax.train.quantised_start import ADAPTER, STARTS, write_start
+from peftjax.train.quantised_start import ADAPTER, STARTS, write_start, written_with
 from peftjax.train.sharding import make_mesh
 
 CONFIG = DecoderConfig(vocab_size=300, width=64, layers=2, heads=4, kv_heads=2, head_size=16, ff=64, tied=True)
@@ -63,3 +67,19 @@ def test_a_run_on_a_quantised_base_may_start_by_loftq(bases):
         {field: getattr(get(STARTS["loftq"](attach(base.params, [METHOD], jax.random.key(0)), whole.params, rounds=1), PATH), field)
          for field in "ab"},
     )
+
+
+@pytest.mark.slow  # a run, which compiles its step and its evaluation
+def test_what_a_run_is_compared_with_is_the_base_with_its_lora(tmp_path):
+    """What QPiSSA leaves quantised is no model by itself: of a run that learns nothing the losses before and after are the same."""
+    config = tiny_config(tmp_path)
+    uri = config.base.uri
+    write_start(tmp_path / "to", load_base(uri, quantise="nf4:32"), load_base(uri), lora(rank=4), "qpissa", rounds=1)
+    config.base.uri, config.adapter.path, config.peft = str(tmp_path / "to"), str(tmp_path / "to" / ADAPTER), []
+    config.train.steps, config.optimizer.learning_rate, config.eval.generate = 1, 0.0, False
+    result = json.loads((run(config, tmp_path / "run") / "result.json").read_text())
+    before, after = result["evaluations"][0], result["evaluations"][-1]
+    assert (before["step"], after["step"]) == (0, 1)
+    assert before["loss"] == pytest.approx(after["loss"], rel=1e-6) and abs(after["forgetting"]) < 1e-6
+    held = load_base(tmp_path / "to")
+    assert written_with(held) == "qpissa" and written_with(load_base(uri)) is None
