@@ -54,6 +54,8 @@ MODELS = {"peft": peft_model, "adapterhub": adapterhub_model, "merged": lambda j
 
 def main(jobs: str, form: str) -> None:
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)
     for job in json.loads(Path(jobs).read_text()):
         if job["form"] != form or Path(job["at"], "theirs.npz").is_file():
             continue
