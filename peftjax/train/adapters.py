@@ -8,6 +8,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from peftjax.interop.quantise import describe
 from peftjax.models.decoder import Decoder, cut
 from peftjax.models.encoder import Encoder
 from peftjax.nn.tree import flatten, unflatten_like
+from peftjax.peft import drop
 from peftjax.peft.attach import adapters, attach
 from peftjax.peft.compose import compose
 from peftjax.peft.partition import combine, kept, partition
@@ -67,16 +69,26 @@ class Ready:
 
 
 def ready(run: str | None = None, base: str | None = None, adapter: str | None = None, *, step: int | None = None,
-          other_base: bool = False, quantise: Any = AS_TRAINED) -> Ready:
+          other_base: bool = False, quantise: Any = AS_TRAINED, drop_layers: Sequence[int] = ()) -> Ready:
     """What a person asked for with --run, or with --base and --adapter. The base defaults to SmolLM2-135M-Instruct.
 
     Args:
         quantise: how the base of an adapter, or a base alone, is held: rules of `peftjax.interop.quantise`. By default as it was when the
             adapter was made, which is dense where its directory does not say so; a run has its own.
+        drop_layers: layers on which the adapters are off (AdapterDrop, see `peftjax.peft.drop`).
 
     Raises:
-        ValueError: a run beside a base or an adapter; else as `of_run` and `of_adapter`.
+        ValueError: a run beside a base or an adapter, or layers of a base alone; else as `of_run`, `of_adapter` and `drop_layers`.
     """
+    found = _found(run, base, adapter, step, other_base, quantise)
+    if not drop_layers:
+        return found
+    if not found.names():
+        raise ValueError("--drop_layers belongs to a run (--run) or an adapter (--adapter); none is named")
+    return dataclasses.replace(found, params=drop.drop_layers(found.params, drop_layers))
+
+
+def _found(run: str | None, base: str | None, adapter: str | None, step: int | None, other_base: bool, quantise: Any) -> Ready:
     if run is not None:
         if base is not None or adapter is not None:
             raise ValueError("--run and --base or --adapter exclude each other: a run names its own base, and has its own adapter")

@@ -50,7 +50,7 @@ PREDICTIONS, PARTIAL = "predictions.jsonl", "predictions.partial.jsonl"
 
 def question(
     run: str | None = None, base: str | None = None, adapter: str | None = None, *, step: int | None = None, other_base: bool = False,
-    split: str | None = None, changes: Mapping[str, Any] = {}, needs_data: bool = True,
+    split: str | None = None, changes: Mapping[str, Any] = {}, needs_data: bool = True, drop_layers: Sequence[int] = (),
 ) -> ConfigDict:
     """What is to be evaluated on what, as the config of a run with a section `assess`.
 
@@ -60,6 +60,7 @@ def question(
         adapter: directory of an adapter, in any form.
         step: checkpoint of the run; default the newest.
         split: "all", or a split of the data: by default the run's "test", else "all".
+        drop_layers: layers on which the adapter is off.
         needs_data: whether a data set must be named; the evaluation harness has its own.
         changes: fields by dotted name that differ from the run's, or from the defaults: {"data.name": "icd_chapter", "eval.rows": 64}.
 
@@ -100,6 +101,8 @@ def question(
     Template(prompt=config.data.prompt, response=config.data.response, chat=config.data.chat)  # a malformed one is refused here
     config.assess = {"run": run or "", "step": placeholder(int), "split": split, "inputs": _digests(adapter, config.data.name)}
     config.assess.step = step
+    if drop_layers:
+        config.assess.drop_layers = tuple(drop_layers)
     return config
 
 
@@ -140,9 +143,10 @@ def _assess(config: ConfigDict, folder: Path, say: Callable[[str], None], starte
 
 def load_subject(config: ConfigDict) -> Ready:
     """The base, and the adapter of the run or directory. Errors as in `peftjax.train.adapters.ready`."""
+    off = config.assess.get("drop_layers", ())
     if config.assess.run:
-        return ready(config.assess.run, step=config.assess.step)
-    return ready(base=config.base.uri, adapter=config.adapter.path or None, other_base=config.adapter.other_base)
+        return ready(config.assess.run, step=config.assess.step, drop_layers=off)
+    return ready(base=config.base.uri, adapter=config.adapter.path or None, other_base=config.adapter.other_base, drop_layers=off)
 
 
 def answer(

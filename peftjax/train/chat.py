@@ -34,11 +34,13 @@ class Speaker:
     def load(
         cls, run: str | None, base_uri: str | None, adapter: str | None = None, *, merged: bool = False, plain: bool = False,
         step: int | None = None, other_base: bool = False, unroll: bool = False, row: Mapping[str, str] = {},  # noqa: B006 (read only)
+        drop_layers: Sequence[int] = (),
     ) -> "Speaker":
         """A base by URI, with the adapter of a directory where one is named, or the base and adapter of a run.
 
         Args:
             row: what is asked is like a row with these fields, {"lang": "de"}, in a run that routes rows (`peftjax.train.routes`).
+            drop_layers: layers on which the adapter is off.
             unroll: compile for longer and answer faster (`peftjax.models.decoder.unrolled`).
 
         Raises:
@@ -48,7 +50,7 @@ class Speaker:
         use_compilation_cache()
         if merged and run is None and adapter is None:
             raise ValueError("--merged and --step belong to a run (--run), --merged also to an adapter (--adapter); none is named")
-        found = ready(run, base_uri, adapter, step=step, other_base=other_base)
+        found = ready(run, base_uri, adapter, step=step, other_base=other_base, drop_layers=drop_layers)
         if isinstance(found.base.config, EncoderConfig):
             raise ValueError(f"{found.origin} is an encoder, which classifies texts and writes none; see scripts/evaluate.py")
         params = for_row(found.params, composition(found.config), row) if row else found.params

@@ -15,10 +15,11 @@ from peftjax.interop.exchange.native import write_native
 from peftjax.interop.exchange.peft_write import write_peft
 from peftjax.interop.hf import write_directory
 from peftjax.nn.tree import flatten
-from peftjax.peft import fusion, houlsby, lora, pfeiffer
+from peftjax.peft import fusion, houlsby, lora, merge, pfeiffer
 from peftjax.peft.partition import partition
 from peftjax.train import adapters as module
 from peftjax.train.adapters import config_of, of_adapter, of_base, of_run, ready
+from peftjax.train.assess import load_subject, question
 from peftjax.train.config import methods
 from peftjax.train.inputs import prepare
 from peftjax.train.loop import run
@@ -70,6 +71,20 @@ def test_a_run_gives_the_loss_that_it_found_itself(trained, step):
     loss = evaluator.row_losses("validation", *partition(there.params)).summary()["loss"]
     assert loss == pytest.approx(wanted[step or 4]["loss"], rel=1e-5) and wanted[2]["loss"] != pytest.approx(wanted[4]["loss"], rel=1e-4)
     assert there.lineage["step"] == (step or 4) and there.lineage["run"] == "run" and there.names() == ["default"]
+
+
+def test_layers_of_a_run_or_an_adapter_can_be_off(trained, exported):
+    base = of_run(trained).base
+    off = ready(str(trained), drop_layers=[0, 1])
+    tiny.equal_trees(merge(off.params), base.params)
+    half = ready(base=base.uri, adapter=str(exported / "own"), drop_layers=[1])
+    assert half.params["blocks"]["attn"]["q"]["kernel"].scale.tolist() == [8, 0]
+    tiny.equal_trees(load_subject(question(str(trained), drop_layers=(1,))).params, half.params)
+    assert question(str(trained)).assess.get("drop_layers") is None
+    with pytest.raises(ValueError, match="--drop_layers belongs to a run"):
+        ready(base=base.uri, drop_layers=[0])
+    with pytest.raises(ValueError, match=r"layers \[2\] are not among layers 0 to 1"):
+        ready(str(trained), drop_layers=[2])
 
 
 @pytest.mark.slow  # trains and evaluates a run of its own: fifteen seconds
