@@ -36,13 +36,16 @@ from peftjax.nn.tree import flatten, unflatten_like, walk
 from peftjax.peft import spec
 from peftjax.peft.across_layers import across_layers
 from peftjax.peft.adalora import adalora
-from peftjax.peft.attach import attach, detach
+from peftjax.peft.attach import activate, adapters, attach, detach
+from peftjax.peft.blend import to_lora
 from peftjax.peft.boft import boft
 from peftjax.peft.bottleneck import bottleneck, houlsby, parallel, pfeiffer, scaled_parallel
+from peftjax.peft.changes import changes
 from peftjax.peft.compacter import compacter
 from peftjax.peft.delora import delora
 from peftjax.peft.dense_delta import dense_delta
 from peftjax.peft.drop import drop_layers
+from peftjax.peft.factored import dense as dense_of
 from peftjax.peft.fourierft import fourierft
 from peftjax.peft.gated_lora import gated_lora
 from peftjax.peft.gralora import gralora
@@ -250,6 +253,27 @@ def test_merging_changes_nothing(name):
         return
     merged = merge(trained(name), strict=False)
     np.testing.assert_allclose(logits(merged, TIED), logits(trained(name), TIED), rtol=1e-3, atol=1e-4)
+
+
+NO_MATRIX = "a network at a site changes no weight|trains a vector here|is no part of a weight|a gate depends on the token"
+
+
+@pytest.mark.slow  # every kernel of every adapter is read and put back twice, not compiled: a minute
+@every_program
+def test_what_changes_matrices_is_a_lora_of_any_rank_with_the_loss_that_was_measured(name):
+    for adapter in adapters(trained(name)):
+        params = activate(trained(name), [adapter])
+        try:
+            exact, cut = to_lora(params, adapter), to_lora(params, adapter, 1)
+        except TypeError as error:
+            assert re.search(NO_MATRIX, str(error)), error
+            continue
+        np.testing.assert_allclose(logits(exact.params, TIED), logits(params, TIED), rtol=1e-3, atol=1e-3, err_msg=adapter)
+        wanted, found = changes(params, adapter), changes(cut.params, adapter)
+        for key, error in cut.certificate.kernels.items():
+            there = dense_of(wanted[key].read().weight)
+            lost = np.linalg.norm(dense_of(found[key].read().weight) - there) / np.linalg.norm(there)
+            assert error.rank <= 1 and error.relative == pytest.approx(lost, abs=1e-4), key
 
 
 @every_method
