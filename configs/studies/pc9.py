@@ -9,10 +9,12 @@ validation with one seed; then five seeds at the own rate and at LoRA's. Predict
 apart, best rates up to 10 times apart. AdaLoRA, with LoRA's scale, starts at rank 12 and is at 8 on average from step 40 on; it was added
 when the others' results were known, to the same prediction.
 Measured: every best rate lies inside its grid, and they are 10 times apart. At own rates (63 test items in 48 groups, loss against LoRA's
-2.51 nats a token, 95 %): DoRA +0.7 % [-0.2, +1.7], LoRA+ -0.3 % [-2.6, +2.1], LoRA-FA -1.7 % [-4.0, +0.7], rsLoRA +0.3 % [-1.5, +2.0]: none
-told apart from LoRA, and none shown to be a tie; PiSSA +4.3 % [+2.8, +5.8], p .002 after Holm's correction, worse. The spread is 6.1 %,
-without PiSSA 2.5 %, at LoRA's rate 85 %. The rule was first a spread of 2 %, or exceptions that survive the correction, which PiSSA's does;
-both are told apart since. PiSSA's best rate may lie between two of its grid, whose losses are near each other.
+2.83 nats a token, 95 %): LoRA-FA -5.1 % [-8.0, -2.1], DoRA -2.9 % [-4.6, -1.2], LoRA+ -1.2 % [-5.1, +2.7], rsLoRA -0.4 % [-2.2, +1.4],
+AdaLoRA -0.3 % [-2.3, +1.7], PiSSA -0.1 % [-2.1, +1.9]: none told apart from LoRA after Holm's correction of six, and none shown to be a
+tie. LoRA-FA and DoRA have p .051, and would have .042 with the five comparisons that there were before AdaLoRA. The spread is 5.4 %, at
+LoRA's rate 71 %. On the first training of T64, of perplexity 111, PiSSA was 4.3 % worse [2.8, 5.8], p .002, and the others not told apart:
+DoRA +0.7 % [-0.2, +1.7], LoRA+ -0.3 %, LoRA-FA -1.7 % [-4.0, +0.7], rsLoRA +0.3 %. The rule was first a spread of 2 %, or exceptions that
+survive the correction, as PiSSA's did then; both are told apart since.
 """
 
 from peftjax.peft import adalora, lora
