@@ -156,6 +156,7 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
         init: "random" is U(±0.5) (Lester et al.), "vocabulary" embeddings of tokens drawn from the whole vocabulary, "text" those of `ids`.
         ids: with "text", token ids of what the model should begin with, as `tokenizer.encode(text)` gives them; repeated or cut to
             `length`.
+        text: with "text", the same in words: a run makes `ids` of them by the base's tokenizer (`peftjax.train.wording`).
         offset: of encoders: they join before the embedding's norm, at the first positions, and a text's own begin behind them; False:
             behind the norm, and a text's own begin at 0 (AdapterHub).
         reads: of encoders: a classifier reads the "text"'s first token, or the first virtual token of the "prompt" (HF PEFT).
@@ -165,6 +166,7 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
     length: int = 10
     init: str = "random"
     ids: Sequence[int] = ()
+    text: str = ""
     offset: bool = True
     reads: str = "text"
     name: str = "default"
@@ -174,8 +176,9 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
         _require_reads("prompt_tuning", self.reads)
         if self.init not in INITS:
             raise ValueError(f"prompt_tuning init {self.init!r} is none of {', '.join(INITS)}")
-        if (self.init == "text") != bool(self.ids):
-            raise ValueError(f"prompt_tuning needs ids for init='text' and for no other; init is {self.init!r}, ids {list(self.ids)}")
+        if (self.init == "text") != bool(self.ids or self.text):
+            raise ValueError(f"prompt_tuning needs text or ids for init='text' and for no other; init is {self.init!r}, "
+                             f"text {self.text!r}, ids {list(self.ids)}")
 
     @property
     def ahead(self) -> int:
@@ -191,9 +194,12 @@ class prompt_tuning:  # noqa: N801 (configs read `prompt_tuning(length=20)`)
         """A new tree with the virtual tokens.
 
         Raises:
-            ValueError: a base with too few positions, what is of encoders on a decoder, an id outside the vocabulary, or a name that is
-                taken.
+            ValueError: a base with too few positions, what is of encoders on a decoder, an id outside the vocabulary, a text without its
+                ids, or a name that is taken.
         """
+        if self.init == "text" and not self.ids:
+            raise ValueError(f"prompt_tuning text={self.text!r} has no ids yet, and a tree of parameters has no tokenizer: give "
+                             "ids=tokenizer.encode(text); a run does so itself")
         return _before_lines(params, key, self, self._entry)
 
     def _entry(self, table: Any, draw: Draw) -> Prompt:

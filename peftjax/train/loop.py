@@ -36,6 +36,7 @@ from peftjax.train.step import TrainState
 from peftjax.train.stored import restored, specification, state_arrays
 from peftjax.train.task import task_for
 from peftjax.train.untouched import Untouched
+from peftjax.train.wording import with_ids
 from peftjax.train.workdir import WorkDir, default_workdir
 
 
@@ -78,7 +79,7 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
     base = load_base(config.base.uri, dtype=precision(config.base.dtype).name, quantise=config.base.quantise)
     base_size = size(base.params)
     say(f"base {base.uri}: {base_size[0]:,} parameters, loaded at {time.time() - started:.1f} s")
-    config, starts = with_start(config, base)
+    config, starts = with_start(with_ids(config, base.tokenizer), base)
     for start in starts:
         for note in start.adapter.notes:
             say(f"note: {start.path}: {note}")

@@ -133,12 +133,15 @@ def test_what_cannot_be_is_refused():
         attach(base(), [prompt_tuning(), p_tuning()], KEY)
     with pytest.raises(ValueError, match=r"ids \[40\] lie outside the vocabulary of 40"):
         attach(base(), [prompt_tuning(init="text", ids=(40,))], KEY)
+    with pytest.raises(ValueError, match="text='so' has no ids yet, and a tree of parameters has no tokenizer"):
+        attach(base(), [prompt_tuning(init="text", text="so")], KEY)
     with pytest.raises(TypeError, match="prompt/default"):
         merge(attach(base(), [prompt_tuning()], KEY))
     for options, message in (
         ({"length": 0}, "length 0 is not positive"), ({"init": "texts"}, "init 'texts' is none of random, vocabulary, text"),
         ({"reads": "promt"}, "reads 'promt' is none of text, prompt .did you mean 'prompt'"),
-        ({"init": "text"}, "needs ids for init='text'"), ({"ids": (1,)}, "needs ids for init='text'"),
+        ({"init": "text"}, "needs text or ids for init='text'"), ({"ids": (1,)}, "needs text or ids for init='text'"),
+        ({"text": "so"}, "needs text or ids for init='text'"),
     ):
         with pytest.raises(ValueError, match=message):
             prompt_tuning(**options)

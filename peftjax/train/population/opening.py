@@ -26,6 +26,7 @@ from peftjax.train.start import start_of, with_start
 from peftjax.train.stored import restored, specification
 from peftjax.train.task import task_for
 from peftjax.train.untouched import Untouched
+from peftjax.train.wording import with_ids
 from peftjax.train.workdir import WorkDir
 
 
@@ -77,7 +78,7 @@ class Opening:
         Raises:
             ValueError, FileNotFoundError: as `peftjax.train.loop.run`.
         """
-        config, starts = with_start(config, self.base)
+        config, starts = with_start(with_ids(config, self.base.tokenizer), self.base)
         inputs = self.inputs(config)
         checkpoints = self.closing.enter_context(
             Checkpoints.of(config, folder.path / "checkpoints", specification(config, self.base, inputs) | start_of(starts))
