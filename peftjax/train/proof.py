@@ -129,6 +129,11 @@ def _pruned(params: dict) -> dict:
     return params
 
 
+def _kept_out_in(base: Base) -> bool:
+    """Whether its layers are no Conv1D, which PEFT has few methods for."""
+    return _decoder(base) and base.config.family != "gpt2"
+
+
 def _whole(base: Base) -> bool:
     """Whether no modules are fused there that are apart here."""
     return _decoder(base) and base.config.family not in ("gpt2", "phi3")
@@ -200,7 +205,7 @@ CASES = (
     Case("LoRA-FA", "peft", (lora(rank=3, freeze_a=True),), _decoder),
     Case("AdaLoRA, pruned", "peft", (ADALORA,), _whole, _pruned),
     *(Case(name, "peft", (method,), _whole) for name, method in DELTAS.items()),
-    *(Case(name, "peft", (method,), _decoder) for name, method in TRANSFORMS.items()),
+    *(Case(name, "peft", (method,), _decoder if isinstance(method, hira | ia3) else _kept_out_in) for name, method in TRANSFORMS.items()),
     Case("norms", "peft", (norm_only(),), _decoder),
     Case("prompt", "peft", (prompt_tuning(length=3),), _decoder),
     Case("P-tuning", "peft", (p_tuning(length=3, hidden=5),), _decoder),

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from peftjax.interop.exchange.modules import logical
-from peftjax.interop.exchange.peft_table import LINEAR, Number, PeftMethod, Table
+from peftjax.interop.exchange.peft_table import KEPT_OUT_IN, LINEAR, Number, PeftMethod, Table
 from peftjax.interop.exchange.tensors import Field, Tensor
 from peftjax.interop.exchange.torch_draws import Draws
 from peftjax.peft.adalora import adalora
@@ -128,7 +128,7 @@ ADALORA = PeftMethod(
 LOHA = PeftMethod(
     "LOHA", loha,
     (
-        Table("LoHa", LINEAR, (
+        Table("LoHa", KEPT_OUT_IN, (
             Tensor("a1", "hada_w1_b", ("R", "in")), Tensor("b1", "hada_w1_a", ("out", "R"), flip=True),
             Tensor("a2", "hada_w2_b", ("R", "in")), Tensor("b2", "hada_w2_a", ("out", "R"), flip=True),
         )),
@@ -148,7 +148,7 @@ def _kronecker(number: int) -> tuple[Tensor, ...]:
 
 
 LOKR = PeftMethod(
-    "LOKR", lokr, (Table("LoKr", LINEAR, (*_kronecker(1), *_kronecker(2))),),
+    "LOKR", lokr, (Table("LoKr", KEPT_OUT_IN, (*_kronecker(1), *_kronecker(2))),),
     numbers=(RANK, ALPHA), per=_by_rank, parts=False, at_training=("rank_dropout", "module_dropout"),
     fields=(Field("decompose_both", "decompose_both", False), Field("decompose_factor", "decompose_factor", -1)),
     defaults=EXCLUDED | LAYERS | INIT
@@ -163,7 +163,7 @@ HIRA = PeftMethod(
 DELORA = PeftMethod(
     "DELORA", delora,
     (
-        Table("DeLoRA", LINEAR, (
+        Table("DeLoRA", KEPT_OUT_IN, (
             Tensor("a", "delora_A", ("R", "in")), Tensor("b", "delora_B", ("out", "R"), flip=True),
             Tensor("strength", "delora_lambda", ("1",)), Tensor("lengths", "delora_w_norm", ("in",)),
         )),
@@ -239,7 +239,7 @@ FOURIERFT = PeftMethod(
 SHIRA = PeftMethod(
     "SHIRA", shira,
     (
-        Table("SHiRA", LINEAR, (
+        Table("SHiRA", KEPT_OUT_IN, (
             Tensor("values", "shira_weight", ("n",)), Tensor("columns", "shira_indices", ("2", "n"), line=0),
             Tensor("rows", "shira_indices", ("2", "n"), line=1),
         )),
@@ -259,9 +259,10 @@ _BLOCK = Tensor("block", "miss_block", ("R", "out"))
 MISS = PeftMethod(
     "MISS", miss,
     (
-        Table("MiSSBat", LINEAR, (Tensor("block", "miss_block", ("blocks", "R", "R")),), asked=_form("bat")),
-        Table("MiSS", LINEAR, (Tensor("block", "miss_block", ("R", "mini")),), _form("mini"), lambda method, module: method.form == "mini"),
-        Table("MiSS", LINEAR, (_BLOCK,)),
+        Table("MiSSBat", KEPT_OUT_IN, (Tensor("block", "miss_block", ("blocks", "R", "R")),), asked=_form("bat")),
+        Table("MiSS", KEPT_OUT_IN, (Tensor("block", "miss_block", ("R", "mini")),), _form("mini"),
+              lambda method, module: method.form == "mini"),
+        Table("MiSS", KEPT_OUT_IN, (_BLOCK,)),
     ),
     numbers=(Number("r", "rank", 64, axis="R"),), fields=(Field("mini_r", "mini_rank", 1), Field("miss_dropout", "dropout", 0.0)),
     alike=lambda config, names: {"form": next(form for form in ("bat", "mini", "default") if form == "default" or _form(form)(config, ""))},
@@ -299,7 +300,7 @@ IA3 = PeftMethod(
     defaults=EXCLUDED | FAN | {"init_ia3_weights": True, "feedforward_modules": None},
 )  # fmt: skip
 OFT = PeftMethod(
-    "OFT", oft, (Table("OFT", LINEAR, (Tensor("skew", "oft_R.weight", ("blocks", "entries")),)),),
+    "OFT", oft, (Table("OFT", KEPT_OUT_IN, (Tensor("skew", "oft_R.weight", ("blocks", "entries")),)),),
     fields=(
         Field("num_cayley_neumann_terms", "terms", 5), Field("coft", "coft", False), Field("eps", "eps", 6e-5),
         Field("block_share", "block_share", False),
@@ -317,7 +318,7 @@ OFT = PeftMethod(
 )  # fmt: skip
 BOFT = PeftMethod(
     "BOFT", boft,
-    (Table("BOFT", LINEAR, (Tensor("rotation", "boft_R", ("M", "blocks", "C", "C")), Tensor("scale", "boft_s", ("out", "1")))),),
+    (Table("BOFT", KEPT_OUT_IN, (Tensor("rotation", "boft_R", ("M", "blocks", "C", "C")), Tensor("scale", "boft_s", ("out", "1")))),),
     # Without its CUDA extension PEFT computes with one factor, and says another number: tensors count.
     numbers=(
         Number("boft_block_size", "block_size", 4, axis="C", strict=False),
@@ -326,13 +327,13 @@ BOFT = PeftMethod(
     defaults=EXCLUDED | LAYERS | INIT | BIAS | FAN | {"boft_block_num": 0, "boft_dropout": 0.0}, at_training=("boft_dropout",),
 )
 HRA = PeftMethod(
-    "HRA", hra, (Table("HRA", LINEAR, (Tensor("u", "hra_u", ("in", "R"), flip=True),)),),
+    "HRA", hra, (Table("HRA", KEPT_OUT_IN, (Tensor("u", "hra_u", ("in", "R"), flip=True),)),),
     numbers=(Number("r", "rank", 8, axis="R"),), fields=(Field("apply_GS", "gram_schmidt", False),),
     defaults=EXCLUDED | LAYERS | INIT | BIAS,
 )
 ROAD = PeftMethod(
     "ROAD", road,
-    (Table("RoAd", LINEAR, (Tensor("theta", "road_theta", ("outs",)), Tensor("alpha", "road_alpha", ("outs",)))),),
+    (Table("RoAd", KEPT_OUT_IN, (Tensor("theta", "road_theta", ("outs",)), Tensor("alpha", "road_alpha", ("outs",)))),),
     fields=(Field("variant", "variant", "road_1", {"road_1": 1, "road_2": 2, "road_4": 4}), Field("group_size", "group", 64)),
     defaults=INIT,
 )

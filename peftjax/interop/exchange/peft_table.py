@@ -21,6 +21,7 @@ from peftjax.interop.exchange.tensors import Field, Tensor
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 LINEAR = ("linear", "conv1d")
+KEPT_OUT_IN = ("linear",)  # of methods that PEFT refuses on a Conv1D
 
 
 def _always(*_: Any) -> bool:

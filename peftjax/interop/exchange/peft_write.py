@@ -201,7 +201,8 @@ class _Writer:
         self.written.conv1d |= kind == "conv1d"
         table = self.method.table_of(first.kind, kind, self.settings, logical(paths[0]))
         if table is None:
-            raise ValueError(f"HF PEFT has no {first.kind} on {name}")
+            what = f"{name}, a Conv1D there; merge it, or make it a LoRA" if kind == "conv1d" else name
+            raise ValueError(f"HF PEFT has no {first.kind} on {what}")
         if self.method.make is lora:
             factors = {path: trimmed(piece.arrays) for path, piece in pieces.items()}
             arrays = factors[paths[0]] if len(paths) == 1 else self._fused(name, factors)

@@ -21,11 +21,18 @@ from peftjax.models.decoder import cut
 from peftjax.nn.tree import flatten, get
 from peftjax.peft import attach, bitfit, classifier, cut_points, full, lora, merge, norm_only, pfeiffer
 from peftjax.peft.adalora import adalora
+from peftjax.peft.boft import boft
+from peftjax.peft.delora import delora
 from peftjax.peft.hira import hira
+from peftjax.peft.hra import hra
 from peftjax.peft.loha import loha
 from peftjax.peft.lokr import lokr
+from peftjax.peft.miss import miss
+from peftjax.peft.oft import oft
 from peftjax.peft.prefix import prefix
 from peftjax.peft.prompt import p_tuning, prompt_tuning
+from peftjax.peft.road import road
+from peftjax.peft.shira import shira
 from peftjax.peft.tokens import trainable_tokens
 
 ROUND = (
@@ -266,6 +273,8 @@ HOMELESS = {
     "two ranks of HiRA": ("llama", [hira(rank=2, rank_pattern={"q_proj": 3})], r"one rank for all modules of HIRA; here are \[2, 3\]"),
     "biases beside LoHa": ("llama_tied", [loha(rank=2, targets="q_proj"), bitfit(targets=["q_proj"])], "no bias beside LOHA"),
     "LoKr on a part": ("phi3", [lokr(rank=2, targets=["q_proj"])], "LoKr on model.layers.0.self_attn.qkv_proj as a whole"),
+    **{f"{method.__name__} on a Conv1D": ("gpt2", [method(targets=["o_proj"])], "no .* on transformer.h.0.attn.c_proj, a Conv1D there")
+       for method in (boft, delora, hra, loha, lokr, miss, oft, road, shira)},
     "a prompt beside LoRA": ("llama", [lora(rank=2), prompt_tuning(length=2)], "one method a file where that method stands before"),
     "a classifier that reads the text": ("bert", [prompt_tuning(length=2), classifier(labels=2, hidden=False)],
                                          "no place for virtual tokens with offset=True, reads='text': .*reads='prompt'"),
