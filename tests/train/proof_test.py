@@ -73,7 +73,7 @@ def test_every_trainable_is_moved_but_for_rows_beyond_a_rank():
 
 
 def test_the_cases_are_distinct_and_each_fits_a_base():
-    bases = [base(name) for name in ("llama", "llama_tied", "gpt2", "bert", "roberta")]
+    bases = [base(name) for name in ("llama", "llama_tied", "mistral", "gpt2", "bert", "roberta")]
     for on in bases:
         here = [(case.name, case.form) for case in CASES if case.fits(on)]
         assert len(set(here)) == len(here)
