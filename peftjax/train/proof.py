@@ -334,8 +334,8 @@ def compare_jobs(jobs: Sequence[dict[str, str]]) -> Iterator[tuple[dict[str, str
 
 
 def in_words(rows: Sequence[tuple[dict[str, str], float]], tolerance: float = TOLERANCE) -> str:
-    """How many methods there are on how many bases, and by form how many exports agree and the largest difference."""
-    lines = [f"{len({job['case'] for job, _ in rows})} methods on {len({job['base'] for job, _ in rows})} bases"]
+    """How many cases there are on how many bases, and by form how many exports agree and the largest difference."""
+    lines = [f"{len({job['case'] for job, _ in rows})} cases on {len({job['base'] for job, _ in rows})} bases"]
     for form in dict.fromkeys(job["form"] for job, _ in rows):
         found = [difference for job, difference in rows if job["form"] == form]
         agree = sum(difference <= tolerance for difference in found)

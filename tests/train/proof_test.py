@@ -110,7 +110,7 @@ def test_a_table_of_methods_by_bases():
         ("LoRA", "peft", "llama", 2e-6), ("LoRA", "adapterhub", "llama", 0.0), ("LoRA", "peft", "gpt2", np.inf),
     ]]  # fmt: skip
     assert in_words(rows).splitlines() == [
-        "1 methods on 2 bases", "peft: 1 of 2 within 0.0001, the largest difference inf",
+        "1 cases on 2 bases", "peft: 1 of 2 within 0.0001, the largest difference inf",
         "adapterhub: 1 of 1 within 0.0001, the largest difference 0.0e+00",
     ]  # fmt: skip
     assert as_table(rows).splitlines() == [

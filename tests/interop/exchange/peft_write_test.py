@@ -273,8 +273,9 @@ HOMELESS = {
     "two ranks of HiRA": ("llama", [hira(rank=2, rank_pattern={"q_proj": 3})], r"one rank for all modules of HIRA; here are \[2, 3\]"),
     "biases beside LoHa": ("llama_tied", [loha(rank=2, targets="q_proj"), bitfit(targets=["q_proj"])], "no bias beside LOHA"),
     "LoKr on a part": ("phi3", [lokr(rank=2, targets=["q_proj"])], "LoKr on model.layers.0.self_attn.qkv_proj as a whole"),
-    **{f"{method.__name__} on a Conv1D": ("gpt2", [method(targets=["o_proj"])], "no .* on transformer.h.0.attn.c_proj, a Conv1D there")
-       for method in (boft, delora, hra, loha, lokr, miss, oft, road, shira)},
+    **{f"{type(method).__name__} on a Conv1D": ("gpt2", [dataclasses.replace(method, targets=["o_proj"])],
+                                                "no .* on transformer.h.0.attn.c_proj, a Conv1D there")
+       for method in (boft(), delora(), hra(), loha(), lokr(), miss(rank=4), oft(block_size=4), road(group=4), shira(rank=2))},
     "a prompt beside LoRA": ("llama", [lora(rank=2), prompt_tuning(length=2)], "one method a file where that method stands before"),
     "a classifier that reads the text": ("bert", [prompt_tuning(length=2), classifier(labels=2, hidden=False)],
                                          "no place for virtual tokens with offset=True, reads='text': .*reads='prompt'"),
