@@ -45,7 +45,9 @@ LIMIT = flags.DEFINE_integer("limit", None, "Questions of each of the harness's 
 
 def main(_):
     from peftjax.train.assess import assess, question
+    from peftjax.train.startup import log_warnings_only
 
+    log_warnings_only()
     given = {NAMES.get(name, f"eval.{name}"): flag.value for name, flag in FIELDS.items() if flag.value is not None}
     if "data.options" in given:
         given["data.options"] = json.loads(given["data.options"])

@@ -37,7 +37,9 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the draws, with a temperature.", lowe
 def main(_):
     from peftjax.models.sampling import Sampling
     from peftjax.train.chat import Speaker, converse
+    from peftjax.train.startup import log_warnings_only
 
+    log_warnings_only()
     try:
         sampling = Sampling(TEMPERATURE.value, TOP_K.value, TOP_P.value, MIN_P.value, PENALTY.value, SEED.value)
     except ValueError as error:

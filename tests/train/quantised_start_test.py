@@ -16,6 +16,7 @@ from peftjax.nn.tree import get
 from peftjax.peft import attach, detach, lora, merge
 from peftjax.train.config import default_config, methods
 from peftjax.train.loop import run
+from peftjax.train.population import run_population
 from peftjax.train.prepare import prepare_model
 from peftjax.train.quantised_start import ADAPTER, STARTS, write_start, written_with
 from peftjax.train.sharding import make_mesh
@@ -77,9 +78,12 @@ def test_what_a_run_is_compared_with_is_the_base_with_its_lora(tmp_path):
     write_start(tmp_path / "to", load_base(uri, quantise="nf4:32"), load_base(uri), lora(rank=4), "qpissa", rounds=1)
     config.base.uri, config.adapter.path, config.peft = str(tmp_path / "to"), str(tmp_path / "to" / ADAPTER), []
     config.train.steps, config.optimizer.learning_rate, config.eval.generate = 1, 0.0, False
-    result = json.loads((run(config, tmp_path / "run") / "result.json").read_text())
-    before, after = result["evaluations"][0], result["evaluations"][-1]
-    assert (before["step"], after["step"]) == (0, 1)
-    assert before["loss"] == pytest.approx(after["loss"], rel=1e-6) and abs(after["forgetting"]) < 1e-6
+    together, alone = tmp_path / "member", run(config, tmp_path / "run")
+    run_population([config], [together])
+    for folder in (alone, together):
+        result = json.loads((folder / "result.json").read_text())
+        before, after = result["evaluations"][0], result["evaluations"][-1]
+        assert (before["step"], after["step"]) == (0, 1)
+        assert before["loss"] == pytest.approx(after["loss"], rel=1e-6) and abs(after["forgetting"]) < 1e-6
     held = load_base(tmp_path / "to")
     assert written_with(held) == "qpissa" and written_with(load_base(uri)) is None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -21,6 +22,7 @@ from peftjax.train.inputs import Inputs, in_order, prepare
 from peftjax.train.journal import Journal
 from peftjax.train.population.member import Member, waiting
 from peftjax.train.prepare import prepare_model, segments_of
+from peftjax.train.quantised_start import written_with
 from peftjax.train.sharding import shardings
 from peftjax.train.start import start_of, with_start
 from peftjax.train.stored import restored, specification
@@ -85,8 +87,12 @@ class Opening:
         )
         first = None if checkpoints.latest_step() is not None else lambda: [inputs.train.at(n) for n in range(config.train.init_batches)]
         prepared = prepare_model(config, self.base, self.mesh, inputs.task, starts, first)
+        whole = written_with(self.base) is not None and bool(starts)  # as in `peftjax.train.loop`: compared with the base and its LoRA
+        first_values = jax.tree.map(jnp.copy, prepared.state.trainable) if whole else None
         state, prepared, resumed = restored(checkpoints, prepared)
         evaluator, untouched = self._evaluator(config, inputs, prepared.model)
+        if whole:
+            untouched = Untouched(evaluator, lambda: prepared.frozen, first_values)
         journal = self.closing.enter_context(
             Journal(config, folder, inputs, evaluator, untouched, checkpoints, self.started,
                     say=lambda line: self.say(f"{folder.path.name}: {line}"))
