@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from peftjax.data.batches import prefetch
 from peftjax.interop.base import load_base
@@ -27,7 +26,6 @@ from peftjax.train.outcome import summary
 from peftjax.train.parallel import compile_step
 from peftjax.train.prepare import check_reads, prepare_model
 from peftjax.train.progress import Progress
-from peftjax.train.quantised_start import written_with
 from peftjax.train.report import write_report
 from peftjax.train.sharding import make_mesh
 from peftjax.train.start import start_of, with_start
@@ -35,7 +33,7 @@ from peftjax.train.startup import precision, use_compilation_cache
 from peftjax.train.step import TrainState
 from peftjax.train.stored import restored, specification, state_arrays
 from peftjax.train.task import task_for
-from peftjax.train.untouched import Untouched
+from peftjax.train.untouched import Untouched, written_beside
 from peftjax.train.wording import with_ids
 from peftjax.train.workdir import WorkDir, default_workdir
 
@@ -97,8 +95,7 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
         prepared = prepare_model(config, base, mesh, task, starts, first)
         base = dataclasses.replace(base, params=None)  # the frozen tree holds them now
         say(prepared.table)
-        whole = written_with(base) is not None and bool(starts)  # then the base is what it is with the LoRA that a run starts from
-        first_values = jax.tree.map(jnp.copy, prepared.state.trainable) if whole else None
+        first_values = written_beside(base, starts, prepared.state.trainable)
         state, prepared, resumed = restored(checkpoints, prepared)
         prepared = dataclasses.replace(prepared, state=None)  # used up by the first step, or not needed
         if resumed is not None:
@@ -108,7 +105,7 @@ def _run(config: Any, folder: WorkDir, started: float) -> None:
         step, place = compile_step(config, prepared, mesh)
         check_reads(prepared.model, state.trainable, prepared.frozen, inputs.train.at(0))
         evaluator = task.evaluator(prepared.model, base.tokenizer, config, inputs.held, notice if main else lambda _: None)
-        untouched = Untouched(evaluator, lambda: prepared.frozen if whole else detach(prepared.frozen), first_values)
+        untouched = Untouched(evaluator, lambda: detach(prepared.frozen) if first_values is None else prepared.frozen, first_values)
         journal = stack.enter_context(Journal(config, folder, inputs, evaluator, untouched, checkpoints, started, main))
         journal.begin(resumed)
         frozen_at = functools.partial(prepared.annealing, prepared.frozen)

@@ -1,9 +1,21 @@
 """The base without adapters, as evaluations compare with it: each measurement of it is made once, however many runs ask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from peftjax.interop.base import Base
 from peftjax.peft.partition import nothing
+from peftjax.train.quantised_start import written_with
+from peftjax.train.start import Start
+
+
+def written_beside(base: Base, starts: Sequence[Start], trainable: Any) -> Any:
+    """Where a base was written together with its LoRA, and a run starts from one: a copy of the run's first values, without which the base
+    is not what it is compared with. None of any other run."""
+    return jax.tree.map(jnp.copy, trainable) if starts and written_with(base) is not None else None
 
 
 class Untouched:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -21,13 +20,12 @@ from peftjax.train.config import plain
 from peftjax.train.inputs import Inputs, in_order, prepare
 from peftjax.train.journal import Journal
 from peftjax.train.population.member import Member, waiting
-from peftjax.train.prepare import prepare_model, segments_of
-from peftjax.train.quantised_start import written_with
+from peftjax.train.prepare import Prepared, prepare_model, segments_of
 from peftjax.train.sharding import shardings
 from peftjax.train.start import start_of, with_start
 from peftjax.train.stored import restored, specification
 from peftjax.train.task import task_for
-from peftjax.train.untouched import Untouched
+from peftjax.train.untouched import Untouched, written_beside
 from peftjax.train.wording import with_ids
 from peftjax.train.workdir import WorkDir
 
@@ -87,12 +85,9 @@ class Opening:
         )
         first = None if checkpoints.latest_step() is not None else lambda: [inputs.train.at(n) for n in range(config.train.init_batches)]
         prepared = prepare_model(config, self.base, self.mesh, inputs.task, starts, first)
-        whole = written_with(self.base) is not None and bool(starts)  # as in `peftjax.train.loop`: compared with the base and its LoRA
-        first_values = jax.tree.map(jnp.copy, prepared.state.trainable) if whole else None
+        first_values = written_beside(self.base, starts, prepared.state.trainable)
         state, prepared, resumed = restored(checkpoints, prepared)
-        evaluator, untouched = self._evaluator(config, inputs, prepared.model)
-        if whole:
-            untouched = Untouched(evaluator, lambda: prepared.frozen, first_values)
+        evaluator, untouched = self._evaluator(config, inputs, prepared, first_values)
         journal = self.closing.enter_context(
             Journal(config, folder, inputs, evaluator, untouched, checkpoints, self.started,
                     say=lambda line: self.say(f"{folder.path.name}: {line}"))
@@ -112,10 +107,13 @@ class Opening:
             self._inputs[key + seed] = in_order(self._inputs[key], config)
         return self._inputs[key + seed]
 
-    def _evaluator(self, config: Any, inputs: Inputs, model: Any) -> tuple[Any, Untouched]:
+    def _evaluator(self, config: Any, inputs: Inputs, prepared: Prepared, first_values: Any) -> tuple[Any, Untouched]:
         asked = plain(config)
-        key = json.dumps([asked["data"], asked["compose"], asked["eval"], repr(inputs.task), repr(model)])
+        key = json.dumps([asked["data"], asked["compose"], asked["eval"], repr(inputs.task), repr(prepared.model)])
         if key not in self._evaluators:
-            evaluator = inputs.task.evaluator(model, self.base.tokenizer, config, inputs.held, self.notice)
+            evaluator = inputs.task.evaluator(prepared.model, self.base.tokenizer, config, inputs.held, self.notice)
             self._evaluators[key] = evaluator, Untouched(evaluator, lambda: self.base.params)
-        return self._evaluators[key]
+        evaluator, untouched = self._evaluators[key]
+        if first_values is not None:  # what is compared with is the member's own
+            untouched = Untouched(evaluator, lambda: prepared.frozen, first_values)
+        return evaluator, untouched
