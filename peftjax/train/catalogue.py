@@ -30,7 +30,22 @@ from peftjax.models.config import DecoderConfig
 from peftjax.models.decoder import abstract_params, init_params
 from peftjax.nn.kernels import Entry, Kernel
 from peftjax.nn.tree import place, walk
-from peftjax.peft import spec
+from peftjax.peft import (
+    adapter_plus,
+    compacter_plus_plus,
+    direft,
+    houlsby,
+    houlsby_inv,
+    loreft,
+    mam,
+    noreft,
+    parallel,
+    pfeiffer,
+    pfeiffer_inv,
+    scaled_parallel,
+    spec,
+    unipelt,
+)
 from peftjax.peft.attach import attach, names_in
 from peftjax.peft.lora import lora
 from peftjax.peft.merge import merge
@@ -42,6 +57,11 @@ ALIGNED = ("---",) * 6 + ("--:", "---", "---")
 SMOLLM2 = DecoderConfig(
     vocab_size=49152, width=576, layers=30, heads=9, kv_heads=3, head_size=64, ff=1536, rope_base=100000.0, tied=True
 )
+# Names for settings of a method, or for several methods together.
+PRESETS = {one.__name__: one for one in (
+    houlsby, pfeiffer, parallel, scaled_parallel, adapter_plus, compacter_plus_plus, loreft, noreft, direft, mam, unipelt, pfeiffer_inv,
+    houlsby_inv,
+)}  # fmt: skip
 # Settings without which a method does nothing on that base, or is not one of its own.
 SETTINGS = {"trainable_tokens": {"ids": (0, 1, 2)}, "compacter": {"size": 20}, "bitfit": {"add": True}, "across_layers": {"of": lora()}}
 # What AdapterHub's are, where the defaults are more or other than that.
@@ -73,13 +93,16 @@ def as_table(config: DecoderConfig = SMOLLM2) -> str:
 
 
 def as_text(name: str) -> str:
-    """One method at length: what its module says, how it is stated, and what its settings mean.
+    """One method at length: what its module says, how it is stated, and what its settings mean; or a preset, and the methods that it is.
 
     Raises:
-        ValueError: no such method, with the nearest one.
+        ValueError: no such method or preset, with the nearest one.
     """
+    if name in PRESETS:
+        return _preset(name)
     if name not in spec.METHODS:
-        raise ValueError(f"no method is called {name!r}{did_you_mean(name, spec.METHODS)}; methods are {', '.join(spec.METHODS)}")
+        known = (*spec.METHODS, *PRESETS)
+        raise ValueError(f"no method is called {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
     method = spec.METHODS[name]
     stated = "".join(f"    {field.name}{_default(field)},\n" for field in dataclasses.fields(method))
     return "\n\n".join([inspect.getdoc(sys.modules[method.__module__]), f"{name}(\n{stated})", inspect.getdoc(method)])
@@ -109,6 +132,14 @@ def exchange(*adapters: Adapter) -> str:
             except ValueError:  # no place for it, which the writers say in detail
                 continue
     return ", ".join(found[name] for name in FORMATS if name in found)
+
+
+def _preset(name: str) -> str:
+    made = PRESETS[name]()
+    parts = made if isinstance(made, list) else [made]
+    stated = "\n".join(f"    {spec.as_code(one)}" for one in parts)
+    kinds = " or ".join(dict.fromkeys(f"`peftjax methods {type(one).__name__}`" for one in parts))
+    return "\n\n".join([inspect.getdoc(PRESETS[name]), f"{name}() is\n\n{stated}", f"Settings: {kinds}."])
 
 
 def _default(field: dataclasses.Field) -> str:

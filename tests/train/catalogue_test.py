@@ -1,6 +1,7 @@
 """The README's table of methods is the one that the code gives, and knows every method."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from peftjax.__main__ import main
 from peftjax.interop.exchange.peft_methods import METHODS
 from peftjax.peft import bitfit, loha, spec
-from peftjax.train.catalogue import as_table, formula, rows
+from peftjax.train.catalogue import PRESETS, as_table, as_text, formula, rows
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -27,6 +28,17 @@ def test_the_command_prints_the_table_or_one_method(capsys):
     with pytest.raises(SystemExit):
         main(["methods", "lorra"])
     assert "no method is called 'lorra' (did you mean 'lora'?)" in capsys.readouterr().err
+
+
+def test_a_preset_is_told_as_the_methods_that_it_is():
+    """Those that the README names: what is printed, read as Python, makes the same."""
+    named = README.read_text().partition("\nPresets: ")[2].partition(". LoRA has")[0]
+    assert set(re.findall(r"`(\w+)`", named)) == set(PRESETS)
+    for name, preset in PRESETS.items():
+        lines = as_text(name).partition(f"{name}() is\n\n")[2].partition("\n\nSettings: ")[0].splitlines()
+        made = preset()
+        assert [eval(line, dict(spec.METHODS)) for line in lines] == (made if isinstance(made, list) else [made])  # noqa: S307
+    assert "`peftjax methods prefix` or `peftjax methods bottleneck`" in as_text("mam")
 
 
 def test_every_method_is_in_words_and_in_a_file_that_is_there():
