@@ -20,7 +20,9 @@ def main(_):
     from peftjax.train.inspection import as_table
     from peftjax.train.merging import found_at
     from peftjax.train.spectra import write_spectra
+    from peftjax.train.startup import log_warnings_only
 
+    log_warnings_only()
     found = found_at(ADAPTERS.value, BASE.value, OTHER_BASE.value)
     print(as_table(found, intruders=INTRUDERS.value, top=TOP.value, threshold=THRESHOLD.value))
     if PICTURE.value is not None:

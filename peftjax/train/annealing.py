@@ -4,7 +4,8 @@
 
     t(step) = clip((step / steps - begin) / (end - begin), 0, 1)            step: updates done
 
-A run that was stopped goes on as if it had not been, and what it stores is annealed as far as it is then: what it ends with merges.
+A run that was stopped goes on as if it had not been, and what it stores is annealed as far as it is then: what all of its steps end with
+merges, what patience or a halving ends before need not. An adapter that a run begins with stays as far annealed as it was.
 """
 
 import dataclasses

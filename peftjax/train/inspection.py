@@ -19,6 +19,7 @@ from peftjax.peft.intruders import find_intruders
 from peftjax.peft.select import module_of
 from peftjax.peft.spectrum import effective_rank, spectra, stable_rank
 from peftjax.train.adapters import Ready
+from peftjax.train.lapack import one_thread
 
 RANKS = ("rank", "effective", "stable", "change / weight")
 INTRUDERS = ("intruders", "same spectrum", "random")
@@ -33,8 +34,9 @@ def inspect(params: Any, name: str, *, intruders: bool = False, top: int = 10, t
     Raises:
         ValueError, TypeError: no such adapter, or one that changes no weights.
     """
-    found, changed = spectra(params, name), changes(params, name)
-    strange = find_intruders(params, name, top=top, threshold=threshold) if intruders else {}
+    with one_thread(params):
+        found, changed = spectra(params, name), changes(params, name)
+        strange = find_intruders(params, name, top=top, threshold=threshold) if intruders else {}
     rows: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
     for key, values in found.items():
         size = float(np.linalg.norm(changed[key].weight()))

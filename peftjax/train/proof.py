@@ -3,7 +3,7 @@
 A job is a base directory, an exported adapter and a batch of tokens; scripts/peers/logits.py answers it in the peer's environment.
 
     jobs = write_jobs(folder, [Path("tests/golden/llama"), ...])       exports, tokens and our logits
-    rows = compare_jobs(folder, jobs)                                   after the peers have left theirs
+    rows = compare_jobs(jobs)                                           after the peers have left theirs
 """
 
 import dataclasses
