@@ -58,9 +58,10 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
 
 
 def apart(values: Iterable[float], least: float = 1.3) -> list[float]:
-    """Of positive values those that are at least `least` times the one before, to two digits: labels of a logarithmic axis."""
+    """Of positive values those that are at least `least` times the one before, to two digits but where they are whole: labels of a
+    logarithmic axis."""
     found: list[float] = []
-    for value in sorted({float(f"{value:.2g}") for value in values}):
+    for value in sorted({float(value if value == int(value) else f"{value:.2g}") for value in values}):
         if not found or value >= least * found[-1]:
             found.append(value)
     return found

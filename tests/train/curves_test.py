@@ -41,4 +41,5 @@ def test_only_curves_with_numbers_are_drawn(tmp_path, log, evaluations, names):
 def test_labels_of_a_logarithmic_axis_do_not_touch():
     assert apart([38.176, 38.912, 39.2, 154.784, 155.648, 155.824]) == [38.0, 150.0]
     assert apart([0.1, 0.003162, 0.01, 0.03162]) == [0.0032, 0.01, 0.032, 0.1]
+    assert apart([128, 16, 256]) == [16, 128, 256]  # a rank is none that nobody asked for
     assert apart([]) == []
