@@ -31,7 +31,7 @@ def main(_):
 
     if RULES.value:
         return print(report.rules_table(rules.RULES))
-    from peftjax.train.startup import use_compilation_cache
+    from peftjax.train.startup import log_warnings_only, use_compilation_cache
 
     given = json.loads(Path(NEEDS.value).read_text()) if NEEDS.value else {}
     strange = [text for text in NEED.value if "=" not in text]
@@ -39,6 +39,7 @@ def main(_):
         raise app.UsageError(f"--need is {strange[0]!r}; write field=value, as in domains=50")
     given |= dict(text.split("=", 1) for text in NEED.value)
     asked = needs.needs_from_data(given) if given else ask.ask({})
+    log_warnings_only()
     use_compilation_cache()
     advice = ask.advise(asked, studies.of_studies(STUDIES.value), budget_s=BUDGET.value, sittings=SITTINGS.value)
     print(report.as_text(advice))

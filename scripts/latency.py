@@ -23,9 +23,10 @@ def main(_):
     from peftjax.study.latency_kept import measured
     from peftjax.study.latency_plot import write_plot
     from peftjax.study.latency_table import as_data, as_table
-    from peftjax.train.startup import use_compilation_cache
+    from peftjax.train.startup import log_warnings_only, use_compilation_cache
 
     config, arms, cases = CONFIG.value, arms_of(CONFIG.value), cases_of(CONFIG.value)
+    log_warnings_only()
     use_compilation_cache()
     name = config_flags.get_config_filename(flags.FLAGS["config"])
     stem, _, variant = Path(name).name.partition(":")

@@ -40,6 +40,9 @@ def basis(
         for first in dict.fromkeys(costs.timed_by.values()):
             others = [name for name, by in costs.timed_by.items() if by == first]
             said.append(f"Serving of {first} was timed for {'; '.join(others)} too: they are one program.")
+        faster = sorted(one.name for one in within if min(costs.of[one.name].token.high, costs.of[one.name].prompt.high) < 1)
+        if faster:
+            said.append(f"Timed as faster than the base alone, which no adapter is: {'; '.join(faster)}. There they count as equal to it.")
         rows = prompts_timed(needs).batch
         if rows < needs.batch:
             said.append(f"Prompts were timed on {rows} rows of {needs.prompt} tokens, not on {needs.batch}: this machine multiplies so "

@@ -146,6 +146,11 @@ def time_of(a: Ratio | None, b: Ratio | None) -> str:
     return BETTER if a.value < b.value else WORSE
 
 
+def over_base(ratio: Ratio) -> Ratio:
+    """Of serving: at least 1. An adapter adds work to the base's; what was timed as less is the same products, compiled otherwise."""
+    return Ratio(*(max(1.0, value) for value in dataclasses.astuple(ratio)))
+
+
 def bytes_of(a: int, b: int) -> str:
     """How bytes compare."""
     if abs(a - b) <= BYTES * max(a, b):
@@ -157,8 +162,9 @@ def compared(a: Candidate, b: Candidate, costs: Costs, quality: Mapping[str, Map
     """How the first compares with the second in all that decides."""
     x, y = costs.of[a.name], costs.of[b.name]
     return {
-        "quality": quality_of(a.name, b.name, quality, a.method == b.method), "time of a token": time_of(x.token, y.token),
-        "time of a prompt": time_of(x.prompt, y.prompt), "time of a training step": time_of(x.step, y.step),
+        "quality": quality_of(a.name, b.name, quality, a.method == b.method),
+        "time of a token": time_of(over_base(x.token), over_base(y.token)),
+        "time of a prompt": time_of(over_base(x.prompt), over_base(y.prompt)), "time of a training step": time_of(x.step, y.step),
         "memory when training": bytes_of(x.training_bytes, y.training_bytes),
         "memory when serving": bytes_of(x.serving_bytes, y.serving_bytes),
     }

@@ -47,6 +47,18 @@ def test_fifty_domains_apart_in_one_batch_with_little_latency_take_a_bank_of_bot
     assert "no test tells their quality apart" in why(found, "Houlsby, several in a batch")
 
 
+def test_what_was_timed_as_faster_than_the_base_counts_as_equal_to_it(monkeypatch):
+    """An adapter beside the base is no gain in time over one that is merged."""
+    tied = told.evidence({"LoRA": 0.80, "Pfeiffer": 0.80}, (("LoRA", "Pfeiffer"),))
+    monkeypatch.setitem(told.TOKEN, "Pfeiffer", 0.9)
+    faster = advice(Needs(), tied, names=("LoRA", "Pfeiffer"))
+    assert answer(faster) == "Take LoRA, merged."
+    assert "faster than the base alone, which no adapter is: Pfeiffer, beside the base" in " ".join(faster.basis)
+    monkeypatch.setitem(told.TOKEN, "Pfeiffer", 1.0)
+    slower = advice(Needs(), tied, names=("LoRA", "Pfeiffer"))
+    assert not any("faster than the base" in line for line in slower.basis)
+
+
 def test_better_quality_outweighs_what_is_preferred_and_what_costs_less():
     needs = Needs(domains=50, merging="forbidden")
     found = advice(needs, told.evidence({"LoRA": 0.7, "Houlsby": 0.7, "Pfeiffer": 0.9}, (("LoRA", "Houlsby"),)))
