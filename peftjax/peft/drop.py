@@ -47,6 +47,12 @@ def drop_layers(params: dict, layers: Sequence[int] | jax.Array, names: Iterable
     return params
 
 
+def acting(params: dict) -> set[int]:
+    """Numbers of the layers in which any adapter has something."""
+    spans = (_layers(path, value) for path, value in walk(params) if names_in(value))
+    return {layer for span in spans if span is not None for layer in span}
+
+
 def _layers(path: str, value: Any) -> range | None:
     """The layers of what stands at a path in a stack; None outside, and for an entry that shares all of its values."""
     shape = next((one.shape for one in (value, *jax.tree.leaves(value)) if hasattr(one, "shape")), ())

@@ -78,14 +78,19 @@ def ready(run: str | None = None, base: str | None = None, adapter: str | None =
         drop_layers: layers on which the adapters are off (AdapterDrop, see `peftjax.peft.drop`).
 
     Raises:
-        ValueError: a run beside a base or an adapter, or layers of a base alone; else as `of_run`, `of_adapter` and `drop_layers`.
+        ValueError: a run beside a base or an adapter, layers of a base alone or on none of which the adapter acts; else as `of_run`,
+            `of_adapter` and `drop_layers`.
     """
     found = _found(run, base, adapter, step, other_base, quantise)
     if not drop_layers:
         return found
     if not found.names():
         raise ValueError("--drop_layers belongs to a run (--run) or an adapter (--adapter); none is named")
-    return dataclasses.replace(found, params=drop.drop_layers(found.params, drop_layers))
+    params, acting = drop.drop_layers(found.params, drop_layers), drop.acting(found.params)
+    if not acting & set(drop_layers):
+        where = f"it acts on {', '.join(map(str, sorted(acting)))}" if acting else "it acts outside the layers alone"
+        raise ValueError(f"the adapter has nothing on layers {', '.join(map(str, drop_layers))} that could be off: {where}")
+    return dataclasses.replace(found, params=params)
 
 
 def _found(run: str | None, base: str | None, adapter: str | None, step: int | None, other_base: bool, quantise: Any) -> Ready:

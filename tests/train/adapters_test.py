@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -14,8 +15,9 @@ from peftjax.interop.exchange.adapter import extract
 from peftjax.interop.exchange.native import write_native
 from peftjax.interop.exchange.peft_write import write_peft
 from peftjax.interop.hf import write_directory
+from peftjax.models.decoder import cut
 from peftjax.nn.tree import flatten
-from peftjax.peft import fusion, houlsby, lora, merge, pfeiffer
+from peftjax.peft import attach, fusion, houlsby, lora, merge, pfeiffer, prompt_tuning
 from peftjax.peft.partition import partition
 from peftjax.train import adapters as module
 from peftjax.train.adapters import config_of, of_adapter, of_base, of_run, ready
@@ -85,6 +87,15 @@ def test_layers_of_a_run_or_an_adapter_can_be_off(trained, exported):
         ready(base=base.uri, drop_layers=[0])
     with pytest.raises(ValueError, match=r"layers \[2\] are not among layers 0 to 1"):
         ready(str(trained), drop_layers=[2])
+
+
+def test_layers_that_an_adapter_does_not_act_on_cannot_be_off(trained, tmp_path):
+    base = of_run(trained).base
+    segments = cut(base.params, base.config, (1, 1))
+    for method, where in ((lora(layers=[1]), "it acts on 1"), (prompt_tuning(length=2), "it acts outside the layers alone")):
+        write_native(tmp_path / type(method).__name__, extract(attach(segments, [method], jax.random.key(0)), (method,)), base)
+        with pytest.raises(ValueError, match=f"nothing on layers 0 that could be off: {where}"):
+            ready(base=base.uri, adapter=str(tmp_path / type(method).__name__), drop_layers=[0])
 
 
 @pytest.mark.slow  # trains and evaluates a run of its own: fifteen seconds
