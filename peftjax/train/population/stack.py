@@ -33,17 +33,21 @@ from peftjax.train.population.trees import cropped, grown
 METRICS = ("loss", "accuracy", "tokens", "grad_norm", "learning_rate")
 # W·B·T times the model's width, about, on a CPU (two cores, scripts/bench_population.py), and on accelerators.
 ROWS_BY_WIDTH, MANY = 1 << 18, 1 << 26
+# Bytes of W members' states, on a CPU: an update of all of them passes through memory several times, which a faster core gains nothing by.
+STATES = 256 << 20
 # At least, on a CPU where most members end early: the places of those who ended are computed while their chunk holds any.
 CHUNKS_TO_THIN = 4
 
 
 def width_for(
-    places: int, tokens: int, model_width: int, devices: int = 1, backend: str | None = None, thinned: bool = False
+    places: int, tokens: int, model_width: int, devices: int = 1, backend: str | None = None, thinned: bool = False, state: int = 1
 ) -> int:
-    """W for so many members of `tokens` a step: a multiple of `devices`, and no more of a last chunk empty than need be. `thinned`: most
-    of the members end early."""
+    """W for so many members of `tokens` a step, of `state` bytes each: a multiple of `devices`, and no more of a last chunk empty than need
+    be. `thinned`: most of the members end early."""
     cpu = (backend or jax.default_backend()) == "cpu"
     most = max(1, (ROWS_BY_WIDTH if cpu else MANY) // (tokens * model_width))
+    if cpu:
+        most = max(1, min(most, STATES // state))
     share = -(-places // devices)
     if thinned and cpu:
         most = min(most, -(-share // CHUNKS_TO_THIN))
@@ -66,7 +70,8 @@ class Stack:
         self.form: Form = form_of(members)
         train, first = members[0].config.train, members[0]
         self.width = width or width_for(
-            places, train.batch_size * first.config.data.length, self.form.model.config.width, mesh.shape["members"], thinned=thinned
+            places, train.batch_size * first.config.data.length, self.form.model.config.width, mesh.shape["members"], thinned=thinned,
+            state=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.form.state)),
         )
         self.chunks, self.mesh = -(-places // self.width), mesh
         self.places, self.members = places, [None] * (self.chunks * self.width)

@@ -59,6 +59,8 @@ def test_the_base_has_no_axis_of_members(method):
 def test_width_is_what_the_machine_multiplies_best():
     assert [width_for(8, tokens, 576, backend="cpu") for tokens in (32, 256, 4096)] == [8, 1, 1]
     assert width_for(8, 256, 128, backend="cpu") == 8  # a small model's rows are short
+    assert width_for(8, 32, 576, backend="cpu", state=59 << 20) == 4  # LoRAs of rank 16 on SmolLM2
+    assert width_for(8, 32, 576, backend="cpu", state=1 << 30) == 1 and width_for(8, 32, 576, backend="gpu", state=1 << 30) == 8
     assert width_for(9, 64, 576, backend="cpu") == 5  # two chunks, as even as can be
     assert width_for(16, 32, 128, backend="cpu", thinned=True) == 4 and width_for(3, 32, 128, backend="cpu", thinned=True) == 1
     assert width_for(16, 32, 128, backend="gpu", thinned=True) == 16
