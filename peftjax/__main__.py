@@ -8,6 +8,7 @@
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,9 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from peftjax.train.catalogue import as_table, as_text
 
     try:
-        print(as_table() if asked.name is None else as_text(asked.name))
+        print(as_table() if asked.name is None else as_text(asked.name), flush=True)
     except ValueError as error:
         parser.error(str(error))
+    except BrokenPipeError:  # who reads, as `head`, has enough; nor is the rest to be written when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

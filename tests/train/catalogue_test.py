@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,10 @@ def test_every_table_of_hf_peft_is_a_format_of_its_method():
     formats = {method.strip("`"): exchange for method, *_, exchange, _ in rows()}
     for one in METHODS.values():
         assert f"PEFT {one.peft_type}" in formats[one.make.__name__].split(", ")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command, pipe = [sys.executable, "-m", "peftjax", "methods"], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 0)
