@@ -27,8 +27,5 @@ def get_config(variant: str = ""):
         "int4 base": arm(method, fields={"base.quantise": symmetric}),
     }
     config.centre = 1e-2
-    if variant == "runlocal":
-        shared["shorten"](config, tuple(config.arms))
-    elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    shared["in_variant"](config, variant)
     return config

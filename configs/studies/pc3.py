@@ -33,8 +33,5 @@ def get_config(variant: str = ""):
     config.starts = {"full": -1} | {
         arm_name(scale, rank): start for scale, rank, start in (("constant", 64, -1), ("constant", 1, 1), ("alpha/sqrt(r)", 1, 1))
     }
-    if variant == "runlocal":
-        shared["shorten"](config, tuple(config.arms))
-    elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    shared["in_variant"](config, variant)
     return config

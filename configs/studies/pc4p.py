@@ -24,8 +24,5 @@ def get_config(variant: str = ""):
     config.runs, config.run.base.uri = "", "tiny:t128"
     config.arms = {PLAIN: arm(lora(rank=64, alpha=16)), STABILISED: arm(lora(rank=64, alpha=4, rslora=True))}
     config.centre = 1e-2
-    if variant == "runlocal":
-        shared["shorten"](config, tuple(config.arms))
-    elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    shared["in_variant"](config, variant)
     return config

@@ -29,8 +29,5 @@ def get_config(variant: str = ""):
         "all linear": arm(lora(rank=7, alpha=14)),
     }
     config.centre = 1e-2
-    if variant == "runlocal":
-        shared["shorten"](config, tuple(config.arms))
-    elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    shared["in_variant"](config, variant)
     return config

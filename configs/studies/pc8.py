@@ -28,8 +28,5 @@ def get_config(variant: str = ""):
     config.arms = {"LoRA": arm(lora(rank=8, alpha=16))} | {name: arm(lora(rank=8, alpha=16, init=init)) for name, init in inits.items()}
     config.centre, config.at_rate_of = 1e-2, "LoRA"
     config.starts = {"PiSSA": -1, "random directions": -1}
-    if variant == "runlocal":
-        shared["shorten"](config, tuple(config.arms))
-    elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    shared["in_variant"](config, variant)
     return config

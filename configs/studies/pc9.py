@@ -33,10 +33,7 @@ def get_config(variant: str = ""):
     }
     config.centre, config.at_rate_of = 1e-2, "LoRA"
     config.starts = {"LoRA+": -2, "rsLoRA": -1, "PiSSA": -1, "AdaLoRA": 1}
-    if variant == "runlocal":
-        shorten(config, ("LoRA", "rsLoRA"))
-    elif variant:
-        raise ValueError(f"no variant {variant!r}; there is runlocal")
+    in_variant(config, variant, ("LoRA", "rsLoRA"))
     return config
 
 
@@ -49,6 +46,18 @@ def on_commands(config):
     run.data.fractions = {"train": 0.6, "validation": 0.2, "test": 0.2}
     run.train.steps, run.train.batch_size = 60, 4
     run.eval.rows = 64
+
+
+def in_variant(config, variant, names=()):
+    """As it is for "", or for "runlocal" a few steps of these arms (default: all), to see that everything works.
+
+    Raises:
+        ValueError: another variant.
+    """
+    if variant == "runlocal":
+        shorten(config, names or tuple(config.arms))
+    elif variant:
+        raise ValueError(f"no variant {variant!r}; there is runlocal")
 
 
 def shorten(config, names):

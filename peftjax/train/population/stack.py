@@ -45,9 +45,8 @@ def width_for(
     """W for so many members of `tokens` a step, of `state` bytes each: a multiple of `devices`, and no more of a last chunk empty than need
     be. `thinned`: most of the members end early."""
     cpu = (backend or jax.default_backend()) == "cpu"
-    most = max(1, (ROWS_BY_WIDTH if cpu else MANY) // (tokens * model_width))
-    if cpu:
-        most = max(1, min(most, STATES // state))
+    rows = tokens * model_width
+    most = max(1, min(ROWS_BY_WIDTH // rows, STATES // state) if cpu else MANY // rows)
     share = -(-places // devices)
     if thinned and cpu:
         most = min(most, -(-share // CHUNKS_TO_THIN))
